@@ -1,0 +1,39 @@
+"""What graphopt raises when the user, or the user's file, is the cause."""
+
+from __future__ import annotations
+
+
+class GraphoptError(Exception):
+    """A mistake in the input or in the request, told in one line.
+
+    Args:
+        what: what is wrong, without a full stop at the end.
+        where: the file, node, tensor or column that it was found at.
+        fix: what to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        super().__init__(what, where, fix)
+        self.what = what
+        self.where = where
+        self.fix = fix
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return " ".join((f"{text}; {self.fix}" if self.fix else text).split())
+
+
+class ToleranceError(GraphoptError):
+    """The result breaches a stated tolerance: the request was fine, the outcome is not."""
+
+    exit_code = 1
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """A hint for a misspelt `word`: the nearest of `known`, or all of them."""
+    import difflib
+
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(known))}"

@@ -1,0 +1,55 @@
+"""Load, save, query, edit, infer shapes, count cost: a thin floor over `onnx_ir`."""
+
+from graphopt.ir.checking import check
+from graphopt.ir.cost import Cost, NodeCost, measure
+from graphopt.ir.edit import Names, add_initializer, drop_unused_initializer, take_over
+from graphopt.ir.graphsurgeon import to_graphsurgeon
+from graphopt.ir.loading import ModelSource, load, model_files, sha256
+from graphopt.ir.query import (
+    constant_array,
+    constant_tensor,
+    count_nodes,
+    default_opset,
+    is_standard,
+    main_inputs,
+    nodes_of,
+    rank,
+    sole_use,
+    static_shape,
+    subgraphs,
+)
+from graphopt.ir.saving import require_folder, save, weight_bytes, writing
+from graphopt.ir.shapes import forget_shapes, infer_shapes
+
+__all__ = [
+    "Cost",
+    "ModelSource",
+    "Names",
+    "NodeCost",
+    "add_initializer",
+    "check",
+    "constant_array",
+    "constant_tensor",
+    "count_nodes",
+    "default_opset",
+    "drop_unused_initializer",
+    "forget_shapes",
+    "infer_shapes",
+    "is_standard",
+    "load",
+    "main_inputs",
+    "measure",
+    "model_files",
+    "nodes_of",
+    "rank",
+    "require_folder",
+    "save",
+    "sha256",
+    "sole_use",
+    "static_shape",
+    "subgraphs",
+    "take_over",
+    "to_graphsurgeon",
+    "weight_bytes",
+    "writing",
+]

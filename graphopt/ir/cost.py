@@ -1,0 +1,166 @@
+"""What a model costs: multiply-accumulates, parameters and bytes, per node and in all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from graphopt.errors import GraphoptError
+from graphopt.ir.query import (
+    DEFAULT_DOMAINS,
+    constant_tensor,
+    count_nodes,
+    default_opset,
+    is_standard,
+    static_shape,
+)
+from graphopt.ir.shapes import forget_shapes, infer_shapes
+
+MacRule = Callable[[ir.Node], "int | None"]
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """The cost of one node. `macs` is None where a shape is not known."""
+
+    name: str
+    op_type: str
+    macs: int | None
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a model for one sample: every symbolic first axis of an input counts as 1."""
+
+    nodes: int
+    parameters: int
+    """Elements of all constants (initializers and Constant nodes), each counted once."""
+    weight_bytes: int
+    """Bytes of those constants as stored, 4-bit types packed."""
+    macs: int
+    """Multiply-accumulates of Conv, ConvTranspose, Gemm, MatMul and their integer kin."""
+    unknown: tuple[str, ...]
+    """Names of the nodes of those kinds whose shapes are not known, and which count as 0."""
+    opset: int
+    per_node: tuple[NodeCost, ...]
+
+
+def measure(model: ir.Model) -> Cost:
+    """Counts the cost of `model`, which is not changed. MACs are counted in the main graph."""
+    fixed = _with_batch_one(model)
+    rows: list[NodeCost] = []
+    for node in fixed.graph:
+        rule = _MACS.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
+        constants = {id(t): t for v in node.inputs if (t := constant_tensor(v)) is not None}
+        rows.append(
+            NodeCost(
+                name=node.name or "",
+                op_type=node.op_type,
+                macs=rule(node) if rule else 0,
+                parameters=sum(tensor.size for tensor in constants.values()),
+            )
+        )
+    tensors = _constants(model)
+    return Cost(
+        nodes=count_nodes(model),
+        parameters=sum(tensor.size for tensor in tensors),
+        weight_bytes=sum(tensor.nbytes for tensor in tensors),
+        macs=sum(row.macs or 0 for row in rows),
+        unknown=tuple(row.name for row in rows if row.macs is None),
+        opset=default_opset(model),
+        per_node=tuple(rows),
+    )
+
+
+def _constants(model: ir.Model) -> list[ir.TensorProtocol]:
+    found: dict[int, ir.TensorProtocol] = {}
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                found[id(value.const_value)] = value.const_value
+        for node in graph:
+            if is_standard(node, "Constant"):
+                tensor = constant_tensor(node.outputs[0])
+                if tensor is not None:
+                    found[id(tensor)] = tensor
+    return list(found.values())
+
+
+def _with_batch_one(model: ir.Model) -> ir.Model:
+    """A copy (sharing weights) in which every symbolic first axis of an input is 1."""
+    copy = model.clone()
+    symbols = set()
+    for value in copy.graph.inputs:
+        if value.shape is not None and len(value.shape) > 0:
+            first = value.shape[0]
+            if isinstance(first, ir.SymbolicDim):
+                symbols.add(first.value)
+                value.shape = ir.Shape([1, *list(value.shape)[1:]])
+    symbols.discard(None)
+    for value in (*copy.graph.inputs, *copy.graph.outputs):
+        if value.shape is not None:
+            value.shape = ir.Shape(
+                [
+                    1 if isinstance(dim, ir.SymbolicDim) and dim.value in symbols else dim
+                    for dim in value.shape
+                ]
+            )
+    forget_shapes(copy.graph)
+    try:
+        infer_shapes(copy)
+    except GraphoptError:
+        # A graph written for another batch size (a Reshape to a fixed size, say): what the
+        # model itself states is then all that is known.
+        return model
+    return copy
+
+
+def _conv(node: ir.Node) -> int | None:
+    weight, output = static_shape(node.inputs[1]), static_shape(node.outputs[0])
+    if weight is None or output is None:
+        return None
+    return math.prod(output) * math.prod(weight[1:])  # W is [M, C / group, *kernel]
+
+
+def _conv_transpose(node: ir.Node) -> int | None:
+    weight, data = static_shape(node.inputs[1]), static_shape(node.inputs[0])
+    if weight is None or data is None:
+        return None
+    return math.prod(data) * math.prod(weight[1:])  # W is [C, M / group, *kernel]
+
+
+def _matmul(node: ir.Node) -> int | None:
+    data, output = static_shape(node.inputs[0]), static_shape(node.outputs[0])
+    if not data or output is None:
+        return None
+    return math.prod(output) * data[-1]
+
+
+def _gemm(node: ir.Node) -> int | None:
+    data, output = static_shape(node.inputs[0]), static_shape(node.outputs[0])
+    if data is None or len(data) != 2 or output is None:
+        return None
+    return math.prod(output) * data[0 if node.attributes.get_int("transA", 0) else 1]
+
+
+def _qlinear_conv(node: ir.Node) -> int | None:
+    weight, output = static_shape(node.inputs[3]), static_shape(node.outputs[0])
+    if weight is None or output is None:
+        return None
+    return math.prod(output) * math.prod(weight[1:])
+
+
+_MACS: dict[str, MacRule] = {
+    "Conv": _conv,
+    "ConvInteger": _conv,
+    "QLinearConv": _qlinear_conv,
+    "ConvTranspose": _conv_transpose,
+    "MatMul": _matmul,
+    "MatMulInteger": _matmul,
+    "QLinearMatMul": _matmul,
+    "Gemm": _gemm,
+}

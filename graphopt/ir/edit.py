@@ -1,0 +1,82 @@
+"""Changes that passes make to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.ir.query import nodes_of
+
+
+class Names:
+    """Gives names that no value and no node of the model has. Make one per run of a pass."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._taken = set(_names(model))
+
+    def fresh(self, base: str) -> str:
+        """`base`, or `base_1`, `base_2`, ... if that is taken; the result is taken from now on."""
+        name, number = base, 0
+        while name in self._taken:
+            number += 1
+            name = f"{base}_{number}"
+        self._taken.add(name)
+        return name
+
+
+def _names(model: ir.Model) -> Iterator[str]:
+    for graph in model.graphs():
+        for value in (*graph.inputs, *graph.initializers.values()):
+            yield value.name or ""
+    for function in model.functions.values():
+        for value in function.inputs:
+            yield value.name or ""
+    for node in nodes_of(model):
+        yield node.name or ""
+        for value in node.outputs:
+            yield value.name or ""
+
+
+def add_initializer(graph: ir.Graph, name: str, data: np.ndarray | ir.TensorProtocol) -> ir.Value:
+    """Adds an initializer to `graph`; `name` must be free (see `Names`)."""
+    tensor = ir.tensor(data, name=name) if isinstance(data, np.ndarray) else data
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape(tensor.shape.numpy()),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def drop_unused_initializer(value: ir.Value | None) -> None:
+    """Removes `value` from its graph if it is an initializer that nothing refers to any more."""
+    if value is None or value.name is None or not value.is_initializer() or value.uses():
+        return
+    if value.is_graph_output() or value.is_graph_input() or value.graph is None:
+        return
+    del value.graph.initializers[value.name]
+
+
+def take_over(old: ir.Value, new: ir.Value) -> bool:
+    """Makes every use of `old` a use of `new`; whether it could.
+
+    If `old` is a graph output, `new` becomes that output under the old name: the caller's
+    interface stays. That cannot be done if `new` is an input, an initializer, itself an output,
+    or lives in another graph; then nothing is changed.
+    """
+    if old.is_graph_output():
+        if new.is_graph_output() or new.producer() is None or new.graph is not old.graph:
+            return False
+        name, new.type, new.shape = old.name, old.type or new.type, old.shape or new.shape
+        new.metadata_props.update(old.metadata_props)
+        new.doc_string = old.doc_string or new.doc_string
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        old.name = None
+        new.name = name
+        return True
+    old.replace_all_uses_with(new)
+    return True

@@ -1,0 +1,187 @@
+"""Reading a model, from wherever it is, into `onnx_ir.Model`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from graphopt.errors import GraphoptError
+from graphopt.ir.checking import check
+from graphopt.ir.graphsurgeon import from_graphsurgeon, is_graphsurgeon
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model | gs.Graph"
+
+
+def load(source: ModelSource) -> ir.Model:
+    """Loads an ONNX model and checks it.
+
+    External data is left on disk and read when a tensor is used.
+
+    Args:
+        source: a path, the bytes of a serialized model, an `onnx.ModelProto`, an
+            `onnx_graphsurgeon.Graph`, or an `onnx_ir.Model` (which is returned as it is).
+
+    Raises:
+        GraphoptError: if there is no such file, or it is not a valid ONNX model.
+    """
+    if isinstance(source, ir.Model):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        return _load_path(Path(source))
+    if isinstance(source, bytes):
+        return _from_proto(_parse(source, "<bytes>"), "<bytes>")
+    if isinstance(source, onnx.ModelProto):
+        return _from_proto(source, "<ModelProto>")
+    if is_graphsurgeon(source):
+        return from_graphsurgeon(source)
+    raise GraphoptError(
+        f"cannot load a model from {type(source).__name__}",
+        fix="give a path, bytes, onnx.ModelProto, onnx_ir.Model or onnx_graphsurgeon.Graph",
+    )
+
+
+def sha256(source: ModelSource, model: ir.Model) -> str:
+    """The SHA-256 of a model: of its file, then of its external data files in order of name.
+
+    Args:
+        source: what `model` was loaded from. What is not a file is hashed as it is serialized.
+        model: the loaded model, before any change.
+    """
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    if not isinstance(source, (str, os.PathLike)):
+        content = ir.to_proto(model).SerializeToString(deterministic=True)
+        return hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256()
+    for file in model_files(Path(source), model):
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def model_files(path: Path, model: ir.Model) -> list[Path]:
+    """The file `path` that `model` was loaded from, and its external data files by name."""
+    return [path, *sorted({Path(tensor.path) for tensor in external_tensors(model)})]
+
+
+def _load_path(path: Path) -> ir.Model:
+    if path.is_dir():
+        raise GraphoptError("is a folder, not an ONNX file", where=str(path))
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise GraphoptError("no such file", where=str(path)) from None
+    except OSError as error:
+        raise GraphoptError(f"cannot be read ({error.strerror})", where=str(path)) from None
+    proto = _parse(content, str(path))
+    del content
+    return _from_proto(proto, str(path), base_dir=path.parent)
+
+
+def _parse(content: bytes, where: str) -> onnx.ModelProto:
+    if not content:
+        raise GraphoptError("the file is empty", where=where)
+    try:
+        return onnx.load_model_from_string(content)
+    except DecodeError:
+        raise GraphoptError(
+            "is not an ONNX model: truncated, or not a protobuf file",
+            where=where,
+            fix="export or copy it again",
+        ) from None
+
+
+def _from_proto(proto: onnx.ModelProto, where: str, base_dir: Path | None = None) -> ir.Model:
+    _require_whole(proto, where)
+    try:
+        model = ir.from_proto(proto)
+    except (ValueError, TypeError, KeyError, NotImplementedError, ir.serde.SerdeError) as error:
+        raise GraphoptError(f"is not a valid ONNX model: {error}", where=where) from None
+    if base_dir is not None:
+        ir.external_data.set_base_dir(model.graph, base_dir)
+        _require_external_data(model, where)
+    check(model, where=where)
+    return model
+
+
+def _require_whole(proto: onnx.ModelProto, where: str) -> None:
+    """Refuses what parses but is no model, and what onnx_ir would drop without a word."""
+    if not proto.HasField("graph") or not proto.ir_version:
+        raise GraphoptError(
+            "is not an ONNX model: it holds no graph; truncated, or another kind of file",
+            where=where,
+            fix="export or copy it again",
+        )
+    if not proto.opset_import and proto.ir_version >= 3:
+        raise GraphoptError(
+            "states no opset: truncated, or not a valid ONNX model",
+            where=where,
+            fix="export or copy it again",
+        )
+    if not proto.graph.output:
+        raise GraphoptError("the graph has no outputs", where=where)
+    for graph in _graphs(proto.graph):
+        if graph.sparse_initializer:
+            raise GraphoptError(
+                f"graph '{graph.name}' has sparse initializers, which graphopt does not read",
+                where=where,
+                fix="store them as dense tensors",
+            )
+    if proto.training_info:
+        raise GraphoptError(
+            "carries training information, which graphopt does not read",
+            where=where,
+            fix="export the model for inference",
+        )
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)
+            for subgraph in attribute.graphs:
+                yield from _graphs(subgraph)
+
+
+def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    """The initializers whose data is in a file of its own, in all graphs of `model`."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                yield value.const_value
+
+
+def _require_external_data(model: ir.Model, where: str) -> None:
+    sizes: dict[Path, int | None] = {}
+    for tensor in external_tensors(model):
+        path = Path(tensor.path)
+        if path not in sizes:
+            sizes[path] = path.stat().st_size if path.is_file() else None
+        size = sizes[path]
+        if size is None:
+            raise GraphoptError(
+                f"the external data of tensor '{tensor.name}' is missing: {path}",
+                where=where,
+                fix="copy that file beside the model",
+            )
+        end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
+        if end > size:
+            raise GraphoptError(
+                f"the external data of tensor '{tensor.name}' is cut short: {path} has "
+                f"{size} bytes, {end} are needed",
+                where=where,
+                fix="copy that file again",
+            )

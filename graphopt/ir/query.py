@@ -1,0 +1,92 @@
+"""Questions that passes ask of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+def nodes_of(model: ir.Model) -> Iterator[ir.Node]:
+    """Every node of `model`: main graph, subgraphs at any depth, and functions."""
+    yield from ir.traversal.RecursiveGraphIterator(model.graph)
+    for function in model.functions.values():
+        yield from ir.traversal.RecursiveGraphIterator(function)
+
+
+def count_nodes(model: ir.Model) -> int:
+    return sum(1 for _ in nodes_of(model))
+
+
+def is_standard(node: ir.Node, *op_types: str) -> bool:
+    """Whether `node` is one of `op_types` of the default ONNX domain, and not a function of it."""
+    return node.domain in DEFAULT_DOMAINS and node.op_type in op_types
+
+
+def default_opset(model: ir.Model) -> int:
+    """The version of the default ONNX domain that the main graph imports; 1 if none is stated."""
+    return next((v for d, v in model.opset_imports.items() if d in DEFAULT_DOMAINS), 1)
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor that `value` always holds, or None.
+
+    It is an initializer that no caller can override (one that is also a graph input is a default,
+    not a constant), or the output of a Constant node.
+    """
+    if value is None or value.is_graph_input():
+        return None
+    if value.is_initializer():
+        return value.const_value
+    node = value.producer()
+    if node is None or not is_standard(node, "Constant") or len(node.attributes) != 1:
+        return None
+    return ir.convenience.get_const_tensor(value)
+
+
+def constant_array(value: ir.Value | None) -> np.ndarray | None:
+    """`constant_tensor` as a numpy array (ml_dtypes for the types that numpy lacks)."""
+    tensor = constant_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def sole_use(value: ir.Value) -> ir.Node | None:
+    """The node that uses `value`, if it is used exactly once and is no graph's output.
+
+    A use inside a subgraph counts as a use.
+    """
+    uses = value.uses()
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    return next(iter(uses)).node
+
+
+def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The shape of `value` if every dimension is a known number."""
+    if value is None or value.shape is None:
+        return None
+    dims = tuple(value.shape)
+    if not all(isinstance(dim, int) for dim in dims):
+        return None
+    return tuple(int(dim) for dim in dims)  # type: ignore[arg-type]
+
+
+def rank(value: ir.Value | None) -> int | None:
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs in the attributes of `node`, such as the branches of an If."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def main_inputs(model: ir.Model) -> list[ir.Value]:
+    """The inputs that a caller must feed: those without a default value."""
+    return [value for value in model.graph.inputs if not value.is_initializer()]
