@@ -1,0 +1,130 @@
+"""Where samples come from. One home for the text that names a source."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from graphopt.data.feeds import Feed, InputSpec
+from graphopt.errors import GraphoptError
+from graphopt.options import Scanner, build, scan_options
+
+
+class Samples(Protocol):
+    """Samples for a model, in a fixed order; each iteration starts from the first.
+
+    Every sample is a feed of its own: one array per input, with a first axis of one where the
+    model has a batch axis.
+    """
+
+    @property
+    def description(self) -> str:
+        """For the report: where they come from and how many."""
+        ...
+
+    @property
+    def is_random(self) -> bool:
+        """True when nobody chose these samples: then what is measured on them means little."""
+        ...
+
+    def __iter__(self) -> Iterator[Feed]: ...
+
+    def count(self) -> int | None:
+        """How many there are, if that is known without reading them."""
+        ...
+
+
+def open_samples(text: str, specs: tuple[InputSpec, ...]) -> Samples:
+    """The samples that `text` names, checked against the inputs `specs` of a model.
+
+        calib.npz                    one array per input, by name; the first axis is the sample
+        folder                       of .npy (a model with one input) or .npz files, a sample each
+        folder{size=224x224,...}     of images; see `graphopt.data.images.Preprocessing`
+        module:function              a Python function that yields a feed (dict) or an array each
+        random{n=32,seed=0}          noise, for want of anything better
+
+    Raises:
+        GraphoptError: if there is no such source, or names, shapes or dtypes do not fit.
+    """
+    place, options = split_options(text)
+    if place == "random":
+        from graphopt.data.random import RandomOptions, RandomSamples
+
+        return RandomSamples(build(RandomOptions, *options, "'random'"), specs)
+    path = Path(place)
+    if path.is_dir():
+        return _open_folder(path, options, specs)
+    if path.suffix == ".npz" or path.is_file():
+        from graphopt.data.arrays import open_npz
+
+        refuse_options(options, f"'{place}'")
+        return open_npz(path, specs)
+    if is_function(place):
+        from graphopt.data.functions import FunctionSamples
+
+        refuse_options(options, f"'{place}'")
+        return FunctionSamples(place, import_function(place), specs)
+    raise GraphoptError(
+        "no such file or folder",
+        where=place,
+        fix="data is an .npz file, a folder, module:function or random",
+    )
+
+
+def split_options(text: str) -> tuple[str, tuple[dict[str, Any], Scanner]]:
+    """A source's text as its place and its options, `place{key=value}`."""
+    brace = text.find("{")
+    place = text if brace < 0 else text[:brace]
+    scanner = Scanner(text)
+    scanner.position = len(place)
+    options = scan_options(scanner)
+    if scanner.peek():
+        scanner.fail(f"'{scanner.peek()}' is left over after the options")
+    return place.strip(), (options, scanner)
+
+
+def refuse_options(options: tuple[dict[str, Any], Scanner], what: str) -> None:
+    """Raises GraphoptError if a source that has no options was given some."""
+    for key, (_, column) in options[0].items():
+        options[1].fail(f"{what} has no option '{key}'", column)
+
+
+def is_function(text: str) -> bool:
+    """Whether `text` has the form `module:function`."""
+    module, _, function = text.partition(":")
+    return function.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def import_function(text: str) -> Callable[..., Any]:
+    """The function that `module:function` names; the current folder can hold the module."""
+    module_name, _, name = text.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise GraphoptError(
+            f"cannot be imported ({error})", where=f"module '{module_name}'"
+        ) from None
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise GraphoptError(f"has no function '{name}'", where=f"module '{module_name}'")
+    return function  # type: ignore[no-any-return]
+
+
+def _open_folder(
+    path: Path, options: tuple[dict[str, Any], Scanner], specs: tuple[InputSpec, ...]
+) -> Samples:
+    from graphopt.data.arrays import ArrayFolder, array_files
+    from graphopt.data.images import ImageFolder, Preprocessing, image_files
+
+    if array_files(path):
+        refuse_options(options, f"the folder '{path}' of arrays")
+        return ArrayFolder(path, specs)
+    if image_files(path):
+        return ImageFolder(path, build(Preprocessing, *options, f"'{path}'"), specs)
+    raise GraphoptError("holds no .npy, .npz or image files", where=str(path))

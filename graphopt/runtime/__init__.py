@@ -1,0 +1,1 @@
+"""Running a model: sessions, intermediate tensors, differences, latency."""

@@ -1,0 +1,98 @@
+"""Running a model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from graphopt.data.feeds import Feed
+from graphopt.errors import GraphoptError
+from graphopt.ir import default_opset, save
+from graphopt.ir.saving import EMBEDDED_LIMIT_BYTES, embedded, weight_bytes
+
+ort.set_default_logger_severity(4)  # its warnings on stderr are not for graphopt's users
+
+
+class Session:
+    """A model in ONNX Runtime on the CPU."""
+
+    def __init__(self, model: ir.Model, *, optimize: bool = False, threads: int = 0) -> None:
+        """Prepares `model` to run.
+
+        Args:
+            optimize: whether ONNX Runtime may rewrite the model. Off by default, so that what is
+                measured is the model itself; some of its rewrites change the numbers.
+            threads: for one operator; 0 for as many as there are cores.
+
+        Raises:
+            GraphoptError: if ONNX Runtime cannot run the model.
+        """
+        options = ort.SessionOptions()
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = (
+            level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        )
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4
+        try:
+            with _as_source(model) as source:
+                self._session = ort.InferenceSession(
+                    source, options, providers=["CPUExecutionProvider"]
+                )
+        except _ORT_ERRORS as error:
+            raise GraphoptError(
+                f"ONNX Runtime cannot run the model: {one_line(error)}",
+                where=f"graph '{model.graph.name}', opset {default_opset(model)}",
+            ) from None
+        self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
+        self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
+
+    def run(self, feed: Feed) -> dict[str, np.ndarray[Any, Any]]:
+        """The outputs by name, in the model's order.
+
+        Raises:
+            GraphoptError: if an operator fails on these inputs.
+        """
+        try:
+            return dict(zip(self.outputs, self._session.run(None, feed), strict=True))
+        except _ORT_ERRORS as error:
+            raise GraphoptError(f"the model fails on this input: {one_line(error)}") from None
+
+
+_ORT_ERRORS = (
+    ort.capi.onnxruntime_pybind11_state.Fail,
+    ort.capi.onnxruntime_pybind11_state.InvalidArgument,
+    ort.capi.onnxruntime_pybind11_state.InvalidGraph,
+    ort.capi.onnxruntime_pybind11_state.InvalidProtobuf,
+    ort.capi.onnxruntime_pybind11_state.NotImplemented,
+    ort.capi.onnxruntime_pybind11_state.NoSuchFile,
+    ort.capi.onnxruntime_pybind11_state.RuntimeException,
+    ort.capi.onnxruntime_pybind11_state.EPFail,
+    RuntimeError,
+    ValueError,
+)
+
+
+def one_line(error: BaseException) -> str:
+    """The part of an error of ONNX Runtime that a reader needs, in one line."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+@contextmanager
+def _as_source(model: ir.Model) -> Iterator[bytes | str]:
+    """`model` as ONNX Runtime takes it: bytes, or a temporary file if it is too large for that."""
+    if weight_bytes(model) <= EMBEDDED_LIMIT_BYTES:
+        yield ir.to_proto(embedded(model)).SerializeToString()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        save(model, path, external_data=True)
+        yield str(path)

@@ -1,0 +1,70 @@
+"""Watching intermediate tensors while a model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.data.feeds import Feed, batch_count, batches, input_specs
+from graphopt.data.samples import Samples
+from graphopt.errors import GraphoptError
+from graphopt.progress import Progress, Quiet
+from graphopt.runtime.session import Session
+
+
+def tapped(model: ir.Model, names: Iterable[str]) -> ir.Model:
+    """A copy of `model` (sharing weights) whose outputs are exactly the values `names`.
+
+    Nodes that those values do not need are left out. Values are of the main graph: inputs,
+    outputs of nodes, or initializers.
+    """
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    copy = model.clone()
+    values = ir.convenience.create_value_mapping(copy.graph)
+    outputs = []
+    for name in dict.fromkeys(names):
+        if name not in values:
+            raise GraphoptError(f"there is no value '{name}' in the main graph")
+        outputs.append(values[name])
+    copy.graph.outputs.clear()
+    copy.graph.outputs.extend(outputs)
+    RemoveUnusedNodesPass()(copy)
+    return copy
+
+
+def tap(
+    model: ir.Model,
+    names: Iterable[str],
+    samples: Samples,
+    *,
+    batch: int = 32,
+    limit: int | None = None,
+    progress: Progress | None = None,
+    description: str = "running",
+) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+    """Runs `model` over `samples` and yields, for each batch, the values `names` by name.
+
+    ONNX Runtime's own optimizations are off. With a model of fixed batch size the last batch may
+    hold repeated samples at its end.
+
+    Args:
+        batch: samples per run, where the model's batch size is free.
+        limit: the number of samples to use, at most.
+    """
+    specs = input_specs(model)
+    session = Session(tapped(model, names))
+    used = set(session.inputs)
+    total = batch_count(samples, specs, batch) if limit is None else None
+    feeds = batches(samples, specs, batch, limit)
+    for feed, _ in (progress or Quiet()).track(feeds, description, total):
+        yield session.run({name: array for name, array in feed.items() if name in used})
+
+
+def run_all(model: ir.Model, feeds: Iterable[Feed]) -> list[dict[str, np.ndarray[Any, Any]]]:
+    """The outputs of `model` for each of `feeds`."""
+    session = Session(model)
+    return [session.run(feed) for feed in feeds]
