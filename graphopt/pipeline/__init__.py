@@ -1,0 +1,1 @@
+"""The Pass protocol, pipeline text, registry, runner and its instruments."""

@@ -1,0 +1,112 @@
+"""The instrument that proves what passes did to the numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import onnx_ir as ir
+
+from graphopt.data.feeds import Feed
+from graphopt.errors import GraphoptError, ToleranceError
+from graphopt.pipeline.base import Effect, Pass, PassResult
+from graphopt.runtime.difference import Difference, compare
+from graphopt.runtime.reference import Engine, open_engine
+
+Mode: TypeAlias = Literal["each", "final", "off"]
+Outputs: TypeAlias = "list[dict[str, Any]]"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: the outputs before `passes` as the reference, those after as the result."""
+
+    passes: tuple[str, ...]
+    effect: Effect
+    differences: tuple[Difference, ...]
+
+
+class Verify:
+    """Runs the model before and after passes on the same inputs and compares the outputs.
+
+    Mode `each` compares after every pass that changed something; `final` compares the start and
+    the end of each unbroken run of EXACT passes, and the original with the final result. A run of
+    EXACT passes that breaches its tolerance is a ToleranceError that names them.
+    """
+
+    def __init__(
+        self, feeds: list[Feed], mode: Mode = "final", tolerance: float | None = None
+    ) -> None:
+        self.checks: list[Check] = []
+        self.total: tuple[Difference, ...] = ()
+        """The final result against the original."""
+        self.skipped: str | None = None
+        """Why nothing could be compared, if so."""
+        self._feeds = feeds
+        self._mode = mode
+        self._tolerance = tolerance
+        self._engine: Engine | None = None
+        self._original: Outputs = []
+        self._reference: Outputs = []
+        self._pending: list[Pass] = []
+
+    def start(self, model: ir.Model) -> None:
+        try:
+            self._engine = open_engine(model)
+            self._original = [self._engine.run(feed) for feed in self._feeds]
+        except GraphoptError as error:
+            self._engine = None
+            self.skipped = f"the original does not run: {error}"
+        self._reference = self._original
+
+    def before(self, step: Pass, model: ir.Model) -> None:
+        if step.effect is Effect.LOSSY:
+            self._settle(model)
+
+    def after(self, step: Pass, result: PassResult) -> None:
+        if not result.modified or self._engine is None:
+            return
+        self._pending.append(step)
+        if self._mode == "each" or step.effect is Effect.LOSSY:
+            self._settle(result.model)
+
+    def end(self, model: ir.Model) -> None:
+        self._settle(model)
+        if self._engine is not None:
+            self.total = compare(self._original, self._reference)
+
+    def _settle(self, model: ir.Model) -> None:
+        """Compares `model` with the last one compared, if passes have changed it since."""
+        if not self._pending or self._engine is None:
+            return
+        names = tuple(step.name for step in self._pending)
+        effect = self._pending[0].effect
+        self._pending = []
+        try:
+            outputs = self._run(model)
+            differences = compare(self._reference, outputs)
+        except GraphoptError as error:
+            raise GraphoptError(f"broke the model: {error}", where=_named(names)) from None
+        self.checks.append(Check(names, effect, differences))
+        if effect is Effect.EXACT:
+            self._enforce(names, differences)
+        self._reference = outputs
+
+    def _run(self, model: ir.Model) -> Outputs:
+        engine = open_engine(model, like=self._engine)
+        return [engine.run(feed) for feed in self._feeds]
+
+    def _enforce(self, names: tuple[str, ...], differences: tuple[Difference, ...]) -> None:
+        for difference in differences:
+            if not difference.within(self._tolerance):
+                raise ToleranceError(
+                    f"changed output '{difference.output}' by {difference.max_rel:.2g} of its "
+                    "peak, more than rounding explains",
+                    where=_named(names),
+                    fix="" if len(set(names)) == 1 else "verify each pass to see which one",
+                )
+
+
+def _named(names: tuple[str, ...]) -> str:
+    unique = list(dict.fromkeys(names))
+    return f"pass{'es' if len(unique) > 1 else ''} {', '.join(unique)}"
