@@ -1,0 +1,129 @@
+"""graphopt optimize"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from graphopt.pipeline.presets import DEFAULT, PRESETS
+
+
+@click.command()
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", "output", metavar="OUT", required=True, type=click.Path(path_type=Path)
+)
+@click.option("--passes", metavar="TEXT", help="A pipeline: pass{option=value,...},pass,...")
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    help=f"A pipeline by name (default: {DEFAULT}).",
+)
+@click.option(
+    "--calib",
+    metavar="SRC",
+    help="Representative samples: an .npz, a folder of arrays or of images, module:function, "
+    "or random.",
+)
+@click.option(
+    "--eval",
+    "evaluation",
+    metavar="SRC",
+    help="A score before and after: an .npz with labels, or module:function.",
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="The most that the score may fall, in its unit (top1: points). On a breach nothing is "
+    "written and the exit status is 1.",
+)
+@click.option(
+    "--target", default="generic", show_default=True, help="What it is to run on, as sm86."
+)
+@click.option(
+    "--verify",
+    type=click.Choice(["each", "final", "off"]),
+    default="final",
+    show_default=True,
+    help="Compare outputs after each pass, at the end, or not at all.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="What exact passes may differ by, relative to an output's peak (default: by dtype).",
+)
+@click.option("--latency/--no-latency", default=True, help="Time both models in ONNX Runtime.")
+@click.option("--any-order", is_flag=True, help="Allow a pass after one of a later stage.")
+@click.option("--external-data", is_flag=True, help="Put the weights into a file beside OUT.")
+@click.option(
+    "--dump",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Save the model after each pass there.",
+)
+@click.option(
+    "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write a report."
+)
+def optimize(
+    source: Path,
+    output: Path,
+    passes: str | None,
+    preset: str | None,
+    calib: str | None,
+    evaluation: str | None,
+    max_drop: float | None,
+    target: str,
+    verify: str,
+    tolerance: float | None,
+    latency: bool,
+    any_order: bool,
+    external_data: bool,
+    dump: Path | None,
+    json_path: Path | None,
+) -> None:
+    """Run passes over the model IN, prove what they did, and write OUT.
+
+    \b
+    graphopt optimize model.onnx -o small.onnx
+    graphopt optimize model.onnx -o int8.onnx --preset int8 --calib calib.npz --eval eval.npz
+    """
+    from dataclasses import replace
+
+    from graphopt.cli.progress import Bars
+    from graphopt.driver import optimize as run
+    from graphopt.errors import GraphoptError
+    from graphopt.ir import require_folder, save
+    from graphopt.report.json import write_json
+    from graphopt.report.text import print_report
+
+    if passes is not None and preset is not None:
+        raise GraphoptError("--passes and --preset exclude each other", fix="give one of them")
+    for path in filter(None, (output, json_path)):
+        require_folder(path)
+    optimized = run(
+        source,
+        passes or PRESETS[preset or DEFAULT],
+        calibration=calib,
+        evaluation=evaluation,
+        max_drop=max_drop,
+        target=target,
+        verify=verify,  # type: ignore[arg-type]  # click has checked it
+        tolerance=tolerance,
+        latency=latency,
+        any_order=any_order,
+        dump=dump,
+        progress=Bars(),
+    )
+    report = optimized.report
+    if optimized.met:
+        written = save(optimized.model, output, external_data=external_data or None)
+        after = replace(report.after, file_bytes=written)
+        report = replace(report, output=str(output), after=after)
+    if json_path is not None:
+        write_json(report, json_path)
+    print_report(report)
+    if not optimized.met:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,230 @@
+"""The main job: a model through a pipeline, with proof."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from graphopt.data.evaluation import Evaluation, LabelledData, open_evaluation
+from graphopt.data.feeds import Feed, InputSpec, batches, input_specs
+from graphopt.data.random import RandomOptions, RandomSamples
+from graphopt.data.samples import Samples, open_samples
+from graphopt.errors import GraphoptError
+from graphopt.ir import ModelSource, load, measure, model_files, sha256
+from graphopt.pipeline.base import PassContext
+from graphopt.pipeline.instruments import Dump, Timing
+from graphopt.pipeline.presets import DEFAULT
+from graphopt.pipeline.record import read_record, versions, write_record
+from graphopt.pipeline.runner import Instrument, RunResult, check_needs, run
+from graphopt.pipeline.text import Pipeline, check_order, parse
+from graphopt.pipeline.verify import Mode, Verify
+from graphopt.progress import Progress, Quiet
+from graphopt.report.model import (
+    CheckRow,
+    ModelFigures,
+    Report,
+    Score,
+    StepRow,
+    Verification,
+)
+from graphopt.runtime.latency import latencies
+from graphopt.runtime.session import Session
+from graphopt.targets import get_target
+
+VERIFY_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """The result of `optimize`."""
+
+    model: ir.Model
+    report: Report
+
+    @property
+    def met(self) -> bool:
+        """Whether the drop of the evaluation is within `max_drop`."""
+        return self.report.evaluation is None or self.report.evaluation.met
+
+
+def optimize(
+    source: ModelSource,
+    passes: str | Pipeline = DEFAULT,
+    *,
+    calibration: str | Samples | None = None,
+    evaluation: str | Evaluation | None = None,
+    max_drop: float | None = None,
+    target: str = "generic",
+    verify: Mode = "final",
+    tolerance: float | None = None,
+    latency: bool = False,
+    any_order: bool = False,
+    dump: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Optimized:
+    """Runs a pipeline over a model and proves what it did.
+
+    Args:
+        source: see `graphopt.load`; it is not changed.
+        passes: a pipeline, as text or parsed.
+        calibration: representative samples; as text see `graphopt.data.samples.open_samples`.
+        evaluation: a score before and after; as text see
+            `graphopt.data.evaluation.open_evaluation`.
+        max_drop: by how much the score may fall, in its unit; see `Optimized.met`.
+        target: what the model is to run on; see `graphopt.targets`.
+        verify: `each` compares outputs after every pass, `final` at the end, `off` not at all.
+        tolerance: for exact passes, relative to an output's peak, in place of the default by dtype.
+        latency: measure the time of a run in ONNX Runtime, before and after.
+        any_order: allow passes of an earlier stage after those of a later one.
+        dump: a folder for the model after each pass that changed it.
+        progress: shows progress on long work.
+
+    Raises:
+        GraphoptError: for bad input; ToleranceError if an exact pass changed the numbers.
+    """
+    pipeline = parse(passes) if isinstance(passes, str) else passes
+    if not any_order:
+        check_order(pipeline)
+    if max_drop is not None and evaluation is None:
+        raise GraphoptError("a maximal drop needs an evaluation", fix="give one (--eval SRC)")
+    model = load(source)
+    specs = input_specs(model)
+    context = PassContext(
+        target=get_target(target),
+        calibration=_samples(calibration, specs),
+        evaluation=_evaluation(evaluation, specs),
+        progress=progress or Quiet(),
+    )
+    check_needs(pipeline, context)
+    feeds, inputs = _verify_feeds(context, specs)
+    timing, verifier = Timing(), Verify(feeds, verify, tolerance)
+    instruments: list[Instrument] = [timing]
+    if verify != "off":
+        instruments.append(verifier)
+    if dump is not None:
+        instruments.append(Dump(Path(dump)))
+    digest = sha256(source, model)
+    result = run(pipeline, model, context, instruments, any_order=any_order)
+    if result.modified or not read_record(model):
+        write_record(
+            result.model,
+            pipeline,
+            source_sha256=digest,
+            target=target,
+            calibration=calibration if isinstance(calibration, str) else None,
+        )
+    score = _score(context, model, result.model, max_drop)
+    before, after = _figures(model, result.model, score, feeds[0] if latency else None)
+    if isinstance(source, (str, os.PathLike)):
+        files = model_files(Path(source), model)
+        before = replace(before, file_bytes=sum(file.stat().st_size for file in files))
+    report = Report(
+        source=str(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__,
+        source_sha256=digest,
+        pipeline=str(pipeline),
+        target=target,
+        versions=versions(),
+        calibration=context.calibration.description if context.calibration else None,
+        before=before,
+        after=after,
+        steps=_step_rows(result, timing.seconds),
+        verification=_verification(verify, inputs, verifier),
+        evaluation=score,
+        latency_batch=_batch(feeds[0]) if latency else None,
+        warnings=_warnings(context, verify, verifier),
+    )
+    return Optimized(result.model, report)
+
+
+def _samples(source: str | Samples | None, specs: tuple[InputSpec, ...]) -> Samples | None:
+    return open_samples(source, specs) if isinstance(source, str) else source
+
+
+def _evaluation(source: str | Evaluation | None, specs: tuple[InputSpec, ...]) -> Evaluation | None:
+    return open_evaluation(source, specs) if isinstance(source, str) else source
+
+
+def _verify_feeds(context: PassContext, specs: tuple[InputSpec, ...]) -> tuple[list[Feed], str]:
+    """The inputs to verify on, the user's samples if there are any, and where they are from."""
+    samples = context.calibration
+    if samples is None and isinstance(context.evaluation, LabelledData):
+        samples = context.evaluation.samples
+    if samples is None:
+        samples = RandomSamples(RandomOptions(n=VERIFY_SAMPLES), specs)
+    feeds = [feed for feed, _ in batches(samples, specs, 1, VERIFY_SAMPLES)]
+    return feeds, f"the first {len(feeds)} of {samples.description}"
+
+
+def _score(
+    context: PassContext, before: ir.Model, after: ir.Model, max_drop: float | None
+) -> Score | None:
+    evaluation = context.evaluation
+    if evaluation is None:
+        return None
+    scores = [evaluation.score(Session(m).run, context.progress) for m in (before, after)]
+    return Score(evaluation.description, evaluation.metric, scores[0], scores[1], max_drop)
+
+
+def _figures(
+    before: ir.Model, after: ir.Model, score: Score | None, feed: Feed | None
+) -> tuple[ModelFigures, ModelFigures]:
+    figures = []
+    for model in (before, after):
+        cost = measure(model)
+        figures.append(
+            ModelFigures(
+                nodes=cost.nodes,
+                parameters=cost.parameters,
+                macs=cost.macs,
+                macs_unknown=cost.unknown,
+                weight_bytes=cost.weight_bytes,
+            )
+        )
+    if feed is not None:
+        times = latencies((before, after), feed)
+        figures = [replace(f, latency_ms=t) for f, t in zip(figures, times, strict=True)]
+    if score is not None:
+        scores = (score.before, score.after)
+        figures = [replace(f, score=s) for f, s in zip(figures, scores, strict=True)]
+    return figures[0], figures[1]
+
+
+def _step_rows(result: RunResult, seconds: Sequence[float]) -> tuple[StepRow, ...]:
+    return tuple(
+        StepRow(
+            step=str(record.step),
+            effect=record.step.effect.value,
+            modified=record.modified,
+            seconds=elapsed,
+            nodes_before=record.nodes_before,
+            nodes_after=record.nodes_after,
+            rewrites=record.rewrites,
+            notes=record.notes,
+            details=record.details,
+        )
+        for record, elapsed in zip(result.steps, seconds, strict=True)
+    )
+
+
+def _verification(mode: Mode, inputs: str, verifier: Verify) -> Verification:
+    if mode == "off":
+        return Verification(mode, inputs, skipped="verification is off")
+    checks = tuple(CheckRow(c.passes, c.effect.value, c.differences) for c in verifier.checks)
+    return Verification(mode, inputs, checks, verifier.total, verifier.skipped)
+
+
+def _warnings(context: PassContext, mode: Mode, verifier: Verify) -> tuple[str, ...]:
+    found = []
+    if context.calibration is not None and context.calibration.is_random:
+        found.append("calibrated on random noise: ranges and scores mean little; give real samples")
+    if mode != "off" and verifier.skipped is not None:
+        found.append(f"the result was NOT verified: {verifier.skipped}")
+    return tuple(found)
+
+
+def _batch(feed: Feed) -> int:
+    return max((len(array) for array in feed.values() if array.ndim), default=1)

@@ -1,0 +1,68 @@
+"""What a model is made of."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from graphopt.ir import Cost, load, measure, model_files, nodes_of
+from graphopt.pipeline.record import read_record
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a model."""
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...] | None
+    """A number, a symbol's name, or None if unknown, for each dimension."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `graphopt inspect` shows."""
+
+    path: str
+    file_bytes: int
+    ir_version: int
+    opsets: dict[str, int]
+    producer: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    operators: dict[str, int]
+    """How many nodes of each operator there are, in all graphs, most frequent first."""
+    cost: Cost
+    record: dict[str, str]
+    """What graphopt wrote into the model when it made it."""
+
+
+def inspect_model(path: str | os.PathLike[str]) -> Inspection:
+    """Reads the model at `path`; raises GraphoptError if it is none."""
+    model = load(path)
+    counts = Counter(
+        f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in nodes_of(model)
+    )
+    return Inspection(
+        path=str(path),
+        file_bytes=sum(file.stat().st_size for file in model_files(Path(path), model)),
+        ir_version=model.ir_version,
+        opsets={domain or "ai.onnx": version for domain, version in model.opset_imports.items()},
+        producer=f"{model.producer_name or '?'} {model.producer_version or ''}".strip(),
+        inputs=tuple(_port(value) for value in model.graph.inputs),
+        outputs=tuple(_port(value) for value in model.graph.outputs),
+        operators=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        cost=measure(model),
+        record=read_record(model),
+    )
+
+
+def _port(value: ir.Value) -> Port:
+    shape = None
+    if value.shape is not None:
+        shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+    return Port(str(value.name), str(value.type), shape)

@@ -1,0 +1,107 @@
+"""What a run did, as data. Every view (text, JSON) is made from this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from graphopt.runtime.difference import Difference
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """The size and speed of a model. None is "not measured"."""
+
+    nodes: int
+    parameters: int
+    macs: int
+    """For one sample."""
+    macs_unknown: tuple[str, ...]
+    """Nodes whose multiply-accumulates are missing from `macs`, for want of shapes."""
+    weight_bytes: int
+    file_bytes: int | None = None
+    """With external data."""
+    latency_ms: float | None = None
+    """The median of one run in ONNX Runtime on this machine; see `Report.latency_batch`."""
+    score: float | None = None
+    """In the unit of the metric; for top1, per cent."""
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One run of one pass."""
+
+    step: str
+    """As pipeline text."""
+    effect: str
+    modified: bool
+    seconds: float
+    nodes_before: int
+    nodes_after: int
+    rewrites: dict[str, int]
+    notes: tuple[str, ...]
+    details: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """One comparison of the model after `passes` with the model before them."""
+
+    passes: tuple[str, ...]
+    effect: str
+    differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared, on which inputs, and what came out."""
+
+    mode: str
+    inputs: str
+    """Where the inputs came from, and how many."""
+    checks: tuple[CheckRow, ...] = ()
+    total: tuple[Difference, ...] = ()
+    """The result against the original, per output."""
+    skipped: str | None = None
+    """Why nothing was compared, if so."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """An evaluation before and after."""
+
+    source: str
+    metric: str
+    before: float
+    after: float
+    max_drop: float | None
+
+    @property
+    def drop(self) -> float:
+        """In the unit of the metric; negative if the score rose."""
+        return self.before - self.after
+
+    @property
+    def met(self) -> bool:
+        """Whether the drop is within what the user allowed."""
+        return self.max_drop is None or self.drop <= self.max_drop
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `graphopt optimize` did to a model."""
+
+    source: str
+    source_sha256: str
+    pipeline: str
+    target: str
+    versions: str
+    calibration: str | None
+    before: ModelFigures
+    after: ModelFigures
+    steps: tuple[StepRow, ...]
+    verification: Verification
+    evaluation: Score | None = None
+    latency_batch: int | None = None
+    warnings: tuple[str, ...] = ()
+    output: str | None = None

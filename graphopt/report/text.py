@@ -1,0 +1,230 @@
+"""Reports for people, on the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from graphopt.report.comparison import Comparison
+from graphopt.report.inspection import Inspection, Port
+from graphopt.report.model import ModelFigures, Report, Score, Verification
+from graphopt.runtime.difference import Difference
+
+if TYPE_CHECKING:
+    from graphopt.emit.tensorrt import EngineReport
+
+TOP_NODES = 10
+MAX_NOTES = 12
+PLAIN_WIDTH = 110  # where the output is no terminal and has no width of its own
+
+
+def print_report(report: Report) -> None:
+    """The before/after table, what each pass did, and how far the outputs moved."""
+    console = _console()
+    _print_steps(console, report)
+    console.print(_figures_table(report))
+    _print_verification(console, report.verification)
+    if report.evaluation is not None:
+        _print_score(console, report.evaluation)
+    for warning in report.warnings:
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
+    if report.output is not None:
+        console.print(f"wrote {escape(report.output)}")
+    else:
+        console.print("[red]nothing was written[/]: the score fell by more than --max-drop")
+
+
+def _print_steps(console: Console, report: Report) -> None:
+    for row in report.steps:
+        if not row.modified and not row.notes:
+            continue
+        did = ", ".join(f"{count} x {name}" for name, count in row.rewrites.items())
+        console.print(
+            f"[bold]{escape(row.step)}[/] ({row.seconds:.2f} s, nodes {row.nodes_before} -> "
+            f"{row.nodes_after}): {escape(did) or 'nothing to do'}"
+        )
+        for note in row.notes[:MAX_NOTES]:
+            console.print(f"  - {escape(note)}")
+        if len(row.notes) > MAX_NOTES:
+            console.print(f"  - and {len(row.notes) - MAX_NOTES} more notes (see --json)")
+
+
+def _figures_table(report: Report) -> Table:
+    table = Table("")
+    for column in ("before", "after", "after / before"):
+        table.add_column(column, justify="right")
+    for name, before, after in _figure_rows(report):
+        ratio = f"{after / before:.3f}" if before and after is not None else ""
+        table.add_row(name, _number(before), _number(after), ratio)
+    if report.evaluation is not None:
+        score = report.evaluation
+        change = f"{score.after - score.before:+.2f}"
+        table.add_row(score.metric, f"{score.before:.2f}", f"{score.after:.2f}", change)
+    return table
+
+
+def _figure_rows(report: Report) -> list[tuple[str, float | None, float | None]]:
+    def row(name: str, field: str) -> tuple[str, float | None, float | None]:
+        return name, getattr(report.before, field), getattr(report.after, field)
+
+    rows = [
+        row("nodes", "nodes"),
+        row("parameters", "parameters"),
+        row(f"MACs{_incomplete(report.before, report.after)}", "macs"),
+        row("weight bytes", "weight_bytes"),
+        row("file bytes", "file_bytes"),
+    ]
+    if report.latency_batch is not None:
+        rows.append(row(f"latency ms (ONNX Runtime, batch {report.latency_batch})", "latency_ms"))
+    return rows
+
+
+def _incomplete(*figures: ModelFigures) -> str:
+    unknown = max(len(each.macs_unknown) for each in figures)
+    return f" (without {unknown} nodes of unknown shape)" if unknown else ""
+
+
+def _print_verification(console: Console, verification: Verification) -> None:
+    if verification.skipped is not None:
+        console.print(f"not verified: {escape(verification.skipped)}")
+        return
+    console.print(f"verified on {escape(verification.inputs)}")
+    for check in verification.checks:
+        worst = max(check.differences, key=lambda d: d.max_rel, default=None)
+        if worst is not None:
+            names = ", ".join(dict.fromkeys(check.passes))
+            console.print(f"  {check.effect} {escape(names)}: {_difference_line(worst)}")
+    if verification.total:
+        console.print("the result against the original:")
+        console.print(_difference_table(verification.total))
+
+
+def _print_score(console: Console, score: Score) -> None:
+    limit = "" if score.max_drop is None else f", at most {score.max_drop:g} allowed"
+    verdict = (
+        "" if score.max_drop is None else (" [green]ok[/]" if score.met else " [red]MISSED[/]")
+    )
+    console.print(
+        f"{escape(score.metric)} on {escape(score.source)}: {score.before:.2f} -> "
+        f"{score.after:.2f} (drop {score.drop:.2f}{limit}){verdict}"
+    )
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """How far the outputs of two models are apart."""
+    console = _console()
+    console.print(
+        f"{escape(comparison.second)} against {escape(comparison.first)} on "
+        f"{comparison.samples} samples of {escape(comparison.data)}"
+    )
+    console.print(_difference_table(comparison.differences))
+    if comparison.tolerance is not None:
+        verdict = "[green]within[/]" if comparison.met else "[red]NOT within[/]"
+        console.print(f"{verdict} {comparison.tolerance:g} of each output's peak")
+
+
+def print_inspection(inspection: Inspection) -> None:
+    """What a model is made of."""
+    console = _console()
+    cost = inspection.cost
+    opsets = ", ".join(f"{domain} {version}" for domain, version in inspection.opsets.items())
+    console.print(
+        f"[bold]{escape(inspection.path)}[/]: {inspection.file_bytes:,} bytes, IR "
+        f"{inspection.ir_version}, {escape(opsets)}, by {escape(inspection.producer)}"
+    )
+    for kind, ports in (("input", inspection.inputs), ("output", inspection.outputs)):
+        for port in ports:
+            console.print(f"{kind:>6} {escape(_port(port))}")
+    unknown = f" (without {len(cost.unknown)} nodes of unknown shape)" if cost.unknown else ""
+    console.print(
+        f"{cost.nodes:,} nodes, {cost.parameters:,} parameters in {cost.weight_bytes:,} bytes, "
+        f"{cost.macs:,} MACs for one sample{unknown}"
+    )
+    console.print(escape(", ".join(f"{n} {op}" for op, n in inspection.operators.items())))
+    console.print("the costliest nodes:")
+    console.print(_cost_table(inspection))
+    for key, value in inspection.record.items():
+        console.print(f"made by graphopt, {escape(key)}: {escape(value)}")
+
+
+def _cost_table(inspection: Inspection) -> Table:
+    heaviest = sorted(
+        inspection.cost.per_node, key=lambda node: (-(node.macs or 0), -node.parameters)
+    )
+    table = Table("node", "operator")
+    table.add_column("MACs", justify="right")
+    table.add_column("parameters", justify="right")
+    for node in heaviest[:TOP_NODES]:
+        macs = "unknown" if node.macs is None else f"{node.macs:,}"
+        table.add_row(escape(node.name), node.op_type, macs, f"{node.parameters:,}")
+    return table
+
+
+def print_engine(report: EngineReport) -> None:
+    """What the engine is made of."""
+    console = _console()
+    console.print(
+        f"wrote {escape(str(report.path))}: {report.engine_bytes:,} bytes for "
+        f"{escape(report.target)}, built by {escape(report.backend)} in "
+        f"{report.build_seconds:.1f} s"
+    )
+    if report.kernels is None:
+        console.print(f"[yellow]no kernel table:[/] {escape(report.kernel_table_note or '')}")
+        return
+    table = Table("kernels")
+    table.add_column("all", justify="right")
+    table.add_column("Conv, Gemm, MatMul", justify="right")
+    for precision in sorted(report.kernels_by_precision):
+        table.add_row(
+            precision,
+            str(report.kernels_by_precision[precision]),
+            str(report.compute_kernels_by_precision.get(precision, 0)),
+        )
+    console.print(table)
+
+
+def _difference_table(differences: Sequence[Difference]) -> Table:
+    table = Table("output")
+    for column in ("max abs", "max rel", "cosine", "SQNR dB"):
+        table.add_column(column, justify="right")
+    for d in differences:
+        table.add_row(
+            escape(d.output), f"{d.max_abs:.3g}", f"{d.max_rel:.3g}", f"{d.cosine:.6f}", _db(d)
+        )
+    return table
+
+
+def _difference_line(difference: Difference) -> str:
+    if difference.exact:
+        return "identical outputs"
+    return (
+        f"at most {difference.max_rel:.2g} of the peak of '{escape(difference.output)}', "
+        f"SQNR {_db(difference)} dB"
+    )
+
+
+def _db(difference: Difference) -> str:
+    return "inf" if math.isinf(difference.sqnr_db) else f"{difference.sqnr_db:.1f}"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def _port(port: Port) -> str:
+    dims = (
+        "unknown shape" if port.shape is None else ", ".join(str(dim or "?") for dim in port.shape)
+    )
+    return f"{port.name}: {port.type} [{dims}]"
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
