@@ -2,7 +2,13 @@
 
 from graphopt.ir.checking import check
 from graphopt.ir.cost import Cost, NodeCost, measure
-from graphopt.ir.edit import Names, add_initializer, drop_unused_initializer, take_over
+from graphopt.ir.edit import (
+    Names,
+    add_constant,
+    add_initializer,
+    drop_unused_initializer,
+    take_over,
+)
 from graphopt.ir.graphsurgeon import to_graphsurgeon
 from graphopt.ir.loading import ModelSource, load, model_files, sha256
 from graphopt.ir.query import (
@@ -26,6 +32,7 @@ __all__ = [
     "ModelSource",
     "Names",
     "NodeCost",
+    "add_constant",
     "add_initializer",
     "check",
     "constant_array",

@@ -9,6 +9,9 @@ import onnx_ir as ir
 
 from graphopt.ir.query import nodes_of
 
+# The first IR version in which an initializer need not be a graph input as well.
+INITIALIZERS_WITHOUT_INPUTS = 4
+
 
 class Names:
     """Gives names that no value and no node of the model has. Make one per run of a pass."""
@@ -49,6 +52,29 @@ def add_initializer(graph: ir.Graph, name: str, data: np.ndarray | ir.TensorProt
         const_value=tensor,
     )
     graph.register_initializer(value)
+    return value
+
+
+def add_constant(
+    model: ir.Model, name: str, data: np.ndarray | ir.TensorProtocol, before: ir.Node
+) -> ir.Value:
+    """Adds a constant that `before` and the nodes after it can use.
+
+    It is an initializer of the graph of `before`, or, where IR version 3 and older would have
+    every initializer be a graph input too, the output of a Constant node just ahead of `before`.
+    `name` must be free (see `Names`).
+    """
+    graph = before.graph
+    if not isinstance(graph, ir.Graph):
+        raise ValueError(f"node '{before.name}' is not in a graph")
+    if model.ir_version >= INITIALIZERS_WITHOUT_INPUTS:
+        return add_initializer(graph, name, data)
+    tensor = ir.tensor(data, name=name) if isinstance(data, np.ndarray) else data
+    value = ir.Value(
+        name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
+    )
+    node = ir.Node("", "Constant", [], [ir.AttrTensor("value", tensor)], outputs=[value], name=name)
+    graph.insert_before(before, node)
     return value
 
 

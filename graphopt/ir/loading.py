@@ -13,7 +13,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from graphopt.errors import GraphoptError
-from graphopt.ir.checking import check
+from graphopt.ir.checking import check_proto
 from graphopt.ir.graphsurgeon import from_graphsurgeon, is_graphsurgeon
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def _parse(content: bytes, where: str) -> onnx.ModelProto:
 
 def _from_proto(proto: onnx.ModelProto, where: str, base_dir: Path | None = None) -> ir.Model:
     _require_whole(proto, where)
+    check_proto(proto, where=where)
     try:
         model = ir.from_proto(proto)
     except (ValueError, TypeError, KeyError, NotImplementedError, ir.serde.SerdeError) as error:
@@ -111,7 +112,6 @@ def _from_proto(proto: onnx.ModelProto, where: str, base_dir: Path | None = None
     if base_dir is not None:
         ir.external_data.set_base_dir(model.graph, base_dir)
         _require_external_data(model, where)
-    check(model, where=where)
     return model
 
 

@@ -44,7 +44,29 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     node = value.producer()
     if node is None or not is_standard(node, "Constant") or len(node.attributes) != 1:
         return None
-    return ir.convenience.get_const_tensor(value)
+    return _attribute_tensor(*next(iter(node.attributes.items())))
+
+
+def _attribute_tensor(name: str, attribute: ir.Attr) -> ir.TensorProtocol | None:
+    """What a Constant node holds; None for a sparse tensor or a function's parameter.
+
+    Not `onnx_ir.convenience.get_const_tensor`: that renames the tensor in the node, and a query
+    must leave the model's bytes alone.
+    """
+    if attribute.is_ref():
+        return None
+    if name == "value":
+        return attribute.as_tensor()
+    if name in ("value_int", "value_ints"):
+        return ir.tensor(np.array(attribute.value, dtype=np.int64))
+    if name in ("value_float", "value_floats"):
+        return ir.tensor(np.array(attribute.value, dtype=np.float32))
+    if name in ("value_string", "value_strings"):
+        texts = [attribute.value] if name == "value_string" else attribute.value
+        encoded = [text.encode() if isinstance(text, str) else bytes(text) for text in texts]
+        shape = [] if name == "value_string" else [len(encoded)]
+        return ir.StringTensor(encoded, shape=ir.Shape(shape))
+    return None
 
 
 def constant_array(value: ir.Value | None) -> np.ndarray | None:

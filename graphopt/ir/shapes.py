@@ -6,7 +6,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
-from graphopt.ir.checking import skeleton_proto
+from graphopt.ir.checking import skeleton_of_model
 
 
 def infer_shapes(model: ir.Model) -> None:
@@ -14,13 +14,14 @@ def infer_shapes(model: ir.Model) -> None:
 
     What is already known is kept: a static or named dimension is never made less precise. The
     inputs and outputs of the main graph are the caller's interface and stay as they are. A value
-    that inference cannot reach (a custom operator, say) keeps what it has.
+    that inference cannot reach (a custom operator, or shapes that contradict one another) keeps
+    what it has.
 
     Raises:
-        GraphoptError: if the model contradicts itself.
+        GraphoptError: if onnx refuses the model as a whole.
     """
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton_proto(model), data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(skeleton_of_model(model), data_prop=True)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         first = str(error).strip().splitlines()[0]
         raise GraphoptError(f"shape inference failed: {first}", where=model.graph.name) from None
