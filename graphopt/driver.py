@@ -14,7 +14,7 @@ from graphopt.data.feeds import Feed, InputSpec, batches, input_specs
 from graphopt.data.random import RandomOptions, RandomSamples
 from graphopt.data.samples import Samples, open_samples
 from graphopt.errors import GraphoptError
-from graphopt.ir import ModelSource, load, measure, model_files, sha256
+from graphopt.ir import Cost, ModelSource, load, measure, model_files, sha256
 from graphopt.pipeline.base import PassContext
 from graphopt.pipeline.instruments import Dump, Timing
 from graphopt.pipeline.presets import DEFAULT
@@ -33,6 +33,7 @@ from graphopt.report.model import (
 )
 from graphopt.runtime.latency import latencies
 from graphopt.runtime.session import Session
+from graphopt.runtime.tap import observed_shapes
 from graphopt.targets import get_target
 
 VERIFY_SAMPLES = 8
@@ -118,7 +119,7 @@ def optimize(
             calibration=calibration if isinstance(calibration, str) else None,
         )
     score = _score(context, model, result.model, max_drop)
-    before, after = _figures(model, result.model, score, feeds[0] if latency else None)
+    before, after = _figures(model, result.model, score, feeds[0], latency)
     if isinstance(source, (str, os.PathLike)):
         files = model_files(Path(source), model)
         before = replace(before, file_bytes=sum(file.stat().st_size for file in files))
@@ -170,11 +171,11 @@ def _score(
 
 
 def _figures(
-    before: ir.Model, after: ir.Model, score: Score | None, feed: Feed | None
+    before: ir.Model, after: ir.Model, score: Score | None, feed: Feed, latency: bool
 ) -> tuple[ModelFigures, ModelFigures]:
     figures = []
     for model in (before, after):
-        cost = measure(model)
+        cost = _cost(model, feed)
         figures.append(
             ModelFigures(
                 nodes=cost.nodes,
@@ -184,13 +185,23 @@ def _figures(
                 weight_bytes=cost.weight_bytes,
             )
         )
-    if feed is not None:
+    if latency:
         times = latencies((before, after), feed)
         figures = [replace(f, latency_ms=t) for f, t in zip(figures, times, strict=True)]
     if score is not None:
         scores = (score.before, score.after)
         figures = [replace(f, score=s) for f, s in zip(figures, scores, strict=True)]
     return figures[0], figures[1]
+
+
+def _cost(model: ir.Model, feed: Feed) -> Cost:
+    cost = measure(model)
+    if not cost.unknown:
+        return cost
+    try:
+        return measure(model, observed_shapes(model, cost.unknown, feed))
+    except GraphoptError:
+        return cost  # it does not run: the report names the nodes that are not counted
 
 
 def _step_rows(result: RunResult, seconds: Sequence[float]) -> tuple[StepRow, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -49,9 +49,18 @@ class Cost:
     per_node: tuple[NodeCost, ...]
 
 
-def measure(model: ir.Model) -> Cost:
-    """Counts the cost of `model`, which is not changed. MACs are counted in the main graph."""
+def measure(model: ir.Model, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Cost:
+    """Counts the cost of `model`, which is not changed. MACs are counted in the main graph.
+
+    Args:
+        shapes: shapes of values by name, as seen when one sample ran, for those that cannot be
+            inferred.
+    """
     fixed = _with_batch_one(model)
+    if shapes:
+        for name, value in ir.convenience.create_value_mapping(fixed.graph).items():
+            if name in shapes and static_shape(value) is None:
+                value.shape = ir.Shape(shapes[name])
     rows: list[NodeCost] = []
     for node in fixed.graph:
         rule = _MACS.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
@@ -115,7 +124,7 @@ def _with_batch_one(model: ir.Model) -> ir.Model:
     except GraphoptError:
         # A graph written for another batch size (a Reshape to a fixed size, say): what the
         # model itself states is then all that is known.
-        return model
+        return model.clone()
     return copy
 
 

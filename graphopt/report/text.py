@@ -75,7 +75,7 @@ def _figure_rows(report: Report) -> list[tuple[str, float | None, float | None]]
     rows = [
         row("nodes", "nodes"),
         row("parameters", "parameters"),
-        row(f"MACs{_incomplete(report.before, report.after)}", "macs"),
+        _macs_row(report.before, report.after),
         row("weight bytes", "weight_bytes"),
         row("file bytes", "file_bytes"),
     ]
@@ -84,9 +84,11 @@ def _figure_rows(report: Report) -> list[tuple[str, float | None, float | None]]
     return rows
 
 
-def _incomplete(*figures: ModelFigures) -> str:
-    unknown = max(len(each.macs_unknown) for each in figures)
-    return f" (without {unknown} nodes of unknown shape)" if unknown else ""
+def _macs_row(before: ModelFigures, after: ModelFigures) -> tuple[str, int | None, int | None]:
+    unknown = max(len(before.macs_unknown), len(after.macs_unknown))
+    if unknown:
+        return f"MACs (unknown: {unknown} nodes have no known shape)", None, None
+    return "MACs", before.macs, after.macs
 
 
 def _print_verification(console: Console, verification: Verification) -> None:

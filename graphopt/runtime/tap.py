@@ -64,6 +64,23 @@ def tap(
         yield session.run({name: array for name, array in feed.items() if name in used})
 
 
+def observed_shapes(
+    model: ir.Model, nodes: Iterable[str], feed: Feed
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of the inputs and outputs of the main graph's nodes `nodes`, running on `feed`."""
+    wanted = set(nodes)
+    names = {
+        str(value.name)
+        for node in model.graph
+        if node.name in wanted
+        for value in (*node.inputs, *node.outputs)
+        if value is not None and value.name and not value.is_initializer()
+    }
+    session = Session(tapped(model, sorted(names)))
+    values = session.run({name: a for name, a in feed.items() if name in session.inputs})
+    return {name: value.shape for name, value in values.items()}
+
+
 def run_all(model: ir.Model, feeds: Iterable[Feed]) -> list[dict[str, np.ndarray[Any, Any]]]:
     """The outputs of `model` for each of `feeds`."""
     session = Session(model)
