@@ -38,9 +38,10 @@ class Cost:
 
     nodes: int
     parameters: int
-    """Elements of all constants (initializers and Constant nodes), each counted once."""
+    """Elements of all constants (initializers and Constant nodes), each counted once; scales and
+    zero points of QuantizeLinear and DequantizeLinear are not parameters."""
     weight_bytes: int
-    """Bytes of those constants as stored, 4-bit types packed."""
+    """Bytes of all constants as stored, scales and zero points too, 4-bit types packed."""
     macs: int
     """Multiply-accumulates of Conv, ConvTranspose, Gemm, MatMul and their integer kin."""
     unknown: tuple[str, ...]
@@ -73,11 +74,11 @@ def measure(model: ir.Model, shapes: Mapping[str, tuple[int, ...]] | None = None
                 parameters=sum(tensor.size for tensor in constants.values()),
             )
         )
-    tensors = _constants(model)
+    constants = _constants(model)
     return Cost(
         nodes=count_nodes(model),
-        parameters=sum(tensor.size for tensor in tensors),
-        weight_bytes=sum(tensor.nbytes for tensor in tensors),
+        parameters=sum(tensor.size for tensor, is_parameter in constants if is_parameter),
+        weight_bytes=sum(tensor.nbytes for tensor, _ in constants),
         macs=sum(row.macs or 0 for row in rows),
         unknown=tuple(row.name for row in rows if row.macs is None),
         opset=default_opset(model),
@@ -85,18 +86,24 @@ def measure(model: ir.Model, shapes: Mapping[str, tuple[int, ...]] | None = None
     )
 
 
-def _constants(model: ir.Model) -> list[ir.TensorProtocol]:
-    found: dict[int, ir.TensorProtocol] = {}
+def _constants(model: ir.Model) -> list[tuple[ir.TensorProtocol, bool]]:
+    """Every constant of `model` once, and whether it is a parameter."""
+    found: dict[int, tuple[ir.TensorProtocol, bool]] = {}
     for graph in model.graphs():
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                found[id(value.const_value)] = value.const_value
-        for node in graph:
-            if is_standard(node, "Constant"):
-                tensor = constant_tensor(node.outputs[0])
-                if tensor is not None:
-                    found[id(tensor)] = tensor
+        values = list(graph.initializers.values())
+        values += [node.outputs[0] for node in graph if is_standard(node, "Constant")]
+        for value in values:
+            tensor = value.const_value if value.is_initializer() else constant_tensor(value)
+            if tensor is not None:
+                found[id(tensor)] = tensor, not _is_scale_or_zero_point(value)
     return list(found.values())
+
+
+def _is_scale_or_zero_point(value: ir.Value) -> bool:
+    uses = value.uses()
+    return bool(uses) and all(
+        use.idx > 0 and is_standard(use.node, "QuantizeLinear", "DequantizeLinear") for use in uses
+    )
 
 
 def _with_batch_one(model: ir.Model) -> ir.Model:

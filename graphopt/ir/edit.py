@@ -97,7 +97,8 @@ def take_over(old: ir.Value, new: ir.Value) -> bool:
     if old.is_graph_output():
         if new.is_graph_output() or new.producer() is None or new.graph is not old.graph:
             return False
-        name, new.type, new.shape = old.name, old.type or new.type, old.shape or new.shape
+        name, new.type = old.name, old.type or new.type
+        new.shape = new.shape if old.shape is None else old.shape  # that of a scalar is falsy
         new.metadata_props.update(old.metadata_props)
         new.doc_string = old.doc_string or new.doc_string
         old.replace_all_uses_with(new, replace_graph_outputs=True)

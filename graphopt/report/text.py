@@ -80,7 +80,11 @@ def _figure_rows(report: Report) -> list[tuple[str, float | None, float | None]]
         row("file bytes", "file_bytes"),
     ]
     if report.latency_batch is not None:
-        rows.append(row(f"latency ms (ONNX Runtime, batch {report.latency_batch})", "latency_ms"))
+        rows.append(
+            row(
+                f"latency ms (ONNX Runtime on this CPU, batch {report.latency_batch})", "latency_ms"
+            )
+        )
     return rows
 
 

@@ -172,6 +172,17 @@ def test_unknown_shapes_are_said_and_not_guessed() -> None:
     assert static_shape(m.graph[0].outputs[0]) is None
 
 
+def test_scales_and_zero_points_are_bytes_but_no_parameters() -> None:
+    m = model("""
+        <ir_version: 9, opset_import: ["" : 17]>
+        g (float[n, 2] x) => (float[n, 2] y)
+        <int8[2, 2] w = {1, 2, 3, 4}, float[2] scale = {0.5, 0.25}, int8[2] zero = {0, 0}>
+        { d = DequantizeLinear <axis = 1> (w, scale, zero) y = MatMul (x, d) }
+    """)
+    cost = graphopt.measure(m)
+    assert (cost.parameters, cost.weight_bytes) == (4, 4 + 8 + 2)
+
+
 def test_shared_weights_count_once() -> None:
     m = model("""
         <ir_version: 9, opset_import: ["" : 17]>
