@@ -19,7 +19,7 @@ GRID = 160
 MSE_FLOOR = 0.2
 """The least threshold that it tries, as a part of the largest magnitude."""
 MSE_CLIPPED = 1e-3
-"""The largest part of the values other than zero that it may clip."""
+"""The largest part of the values other than zero that it may clip by more than half a step."""
 
 
 def choose_range(histogram: Histogram, method: str, levels: int = 127) -> float:
@@ -42,22 +42,23 @@ def min_max(histogram: Histogram, levels: int) -> float:
 
 
 def mse(histogram: Histogram, levels: int) -> float:
-    """The threshold of least expected squared error, over a grid below the largest magnitude.
+    """The threshold of least expected squared error, over a linear grid.
 
-    The grid is linear and ends at the largest magnitude, so the result is never worse than
-    min-max by this measure; among equals the largest wins. The mean error of all elements cares
-    little for a few large ones on which a network may depend, hence two floors: the grid begins at
-    `MSE_FLOOR` of the largest magnitude and where `MSE_CLIPPED` of the values would be clipped.
-    Zeros, which quantize exactly, count for neither.
+    The grid begins one step above the largest magnitude, which lets values that many elements
+    share, such as the background of an image, fall on an integer. It ends at two floors, for the
+    mean error cares little for a few large values on which a network may depend: `MSE_FLOOR` of
+    the largest magnitude, and where `MSE_CLIPPED` of the values would be clipped by more than
+    rounding moves them anyway. Zeros, which are exact at every threshold, count for neither.
+    Among equals the largest threshold wins.
 
     The search for the clipping value of least squared error is that of Choukroun et al., "Low-bit
     Quantization of Neural Networks for Efficient Inference" (2019), here on a histogram.
     """
-    counts = histogram.magnitudes()
-    kept = np.cumsum(counts)
-    enough = int(np.searchsorted(kept, (1 - MSE_CLIPPED) * kept[-1]))
-    floor = max(MSE_FLOOR * histogram.largest, math.ldexp((enough + 1) / BINS, histogram.exponent))
-    thresholds = np.linspace(histogram.largest, min(floor, histogram.largest), GRID)
+    kept = np.cumsum(histogram.magnitudes())
+    enough = int(np.searchsorted(kept, (1 - MSE_CLIPPED) * kept[-1])) + 1
+    unclipped = min(math.ldexp(enough / BINS, histogram.exponent), histogram.largest)
+    floor = max(MSE_FLOOR * histogram.largest, unclipped * levels / (levels + 0.5))
+    thresholds = np.linspace(histogram.largest * (1 + 1 / levels), floor, GRID)
     return float(thresholds[np.argmin(expected_squared_error(histogram, thresholds, levels))])
 
 

@@ -65,13 +65,13 @@ def measure(model: ir.Model, shapes: Mapping[str, tuple[int, ...]] | None = None
     rows: list[NodeCost] = []
     for node in fixed.graph:
         rule = _MACS.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
-        constants = {id(t): t for v in node.inputs if (t := constant_tensor(v)) is not None}
+        held = {id(t): t for v in node.inputs if (t := constant_tensor(v)) is not None}
         rows.append(
             NodeCost(
                 name=node.name or "",
                 op_type=node.op_type,
                 macs=rule(node) if rule else 0,
-                parameters=sum(tensor.size for tensor in constants.values()),
+                parameters=sum(tensor.size for tensor in held.values()),
             )
         )
     constants = _constants(model)

@@ -11,7 +11,6 @@ from types import MappingProxyType
 
 from graphopt.errors import GraphoptError, did_you_mean
 
-_ANY_ALIGNMENT: Mapping[str, int] = MappingProxyType({})
 # R: the channel multiples that fill a tensor core ("Optimizing for Tensor Cores"; fp32 is TF32).
 _TENSOR_CORES: Mapping[str, int] = MappingProxyType(
     {"fp32": 4, "fp16": 8, "bf16": 8, "int8": 16, "fp8": 16, "int4": 32, "fp4": 32}
@@ -40,7 +39,7 @@ class Target:
         precisions: the data types in which every Conv, Gemm and MatMul runs, among "fp32", "fp16",
             "bf16", "int8", "fp8", "int4" and "fp4" (the last two for weights only).
         alignment: by precision, what a channel count should be a multiple of; 1 where not listed.
-        opsets: the least and the greatest opset of the default ONNX domain.
+        opsets: the least and the greatest opset of the default ONNX domain, where that is known.
         backends: the engine builders for it, the preferred one first; none where no engine exists.
         stand_in: a target to check a model with where this one cannot be built for.
         sparsity: the structured sparsity that its kernels use, or None.
@@ -51,8 +50,8 @@ class Target:
     family: str = "generic"
     sm: str | None = None
     precisions: frozenset[str] = frozenset({"fp32", "fp16", "int8"})
-    alignment: Mapping[str, int] = field(default=_ANY_ALIGNMENT, hash=False)
-    opsets: tuple[int, int] = (1, 28)
+    alignment: Mapping[str, int] = field(default_factory=dict, hash=False)
+    opsets: tuple[int, int] | None = None
     backends: tuple[str, ...] = ()
     stand_in: str | None = None
     sparsity: str | None = None
