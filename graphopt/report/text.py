@@ -176,22 +176,25 @@ def print_engine(report: EngineReport) -> None:
     console = _console()
     console.print(
         f"wrote {escape(str(report.path))}: {report.engine_bytes:,} bytes for "
-        f"{escape(report.target)}, built by {escape(report.backend)} in "
-        f"{report.build_seconds:.1f} s"
+        f"{escape(report.target)}, built by {escape(report.builder)} in {report.build_seconds:.1f} s"
     )
+    for name, shapes in report.profile.items():
+        least, best, most = ("x".join(map(str, shape)) for shape in shapes)
+        console.print(f"input {escape(name)}: {least} to {most}, best at {best}")
     if report.kernels is None:
         console.print(f"[yellow]no kernel table:[/] {escape(report.kernel_table_note or '')}")
         return
-    table = Table("kernels")
-    table.add_column("all", justify="right")
-    table.add_column("Conv, Gemm, MatMul", justify="right")
-    for precision in sorted(report.kernels_by_precision):
-        table.add_row(
-            precision,
-            str(report.kernels_by_precision[precision]),
-            str(report.compute_kernels_by_precision.get(precision, 0)),
-        )
+    table = Table("computed in")
+    table.add_column("Conv, Gemm, MatMul nodes", justify="right")
+    table.add_column("their kernels", justify="right")
+    table.add_column("all kernels", justify="right")
+    nodes, kernels = report.compute_nodes_by_precision, report.kernels_by_precision
+    for precision in sorted({*nodes, *kernels}):
+        compute = report.compute_kernels_by_precision.get(precision, 0)
+        row = (nodes.get(precision, 0), compute, kernels.get(precision, 0))
+        table.add_row(precision, *map(str, row))
     console.print(table)
+    console.print(f"weights in the engine: {report.weight_bytes:,} bytes")
 
 
 def _difference_table(differences: Sequence[Difference]) -> Table:

@@ -1,0 +1,1 @@
+"""What leaves the compiler besides ONNX: engines."""

@@ -1,0 +1,17 @@
+"""TensorRT engines. Only a child process ever loads TensorRT."""
+
+from graphopt.emit.tensorrt.engine import build_engine
+from graphopt.emit.tensorrt.kernel_table import ComputeNode, Kernel, KernelTensor
+from graphopt.emit.tensorrt.report import EngineReport
+from graphopt.emit.tensorrt.shapes import DEFAULT_BATCH, ShapeRange, parse_shapes
+
+__all__ = [
+    "DEFAULT_BATCH",
+    "ComputeNode",
+    "EngineReport",
+    "Kernel",
+    "KernelTensor",
+    "ShapeRange",
+    "build_engine",
+    "parse_shapes",
+]

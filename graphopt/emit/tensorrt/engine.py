@@ -1,0 +1,103 @@
+"""From an ONNX file to an engine file and a report about it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from graphopt.emit.tensorrt.backends import choose_backend
+from graphopt.emit.tensorrt.kernel_table import (
+    Kernel,
+    KernelTableError,
+    match_nodes,
+    parse_kernel_table,
+    weight_bytes,
+)
+from graphopt.emit.tensorrt.report import EngineReport
+from graphopt.emit.tensorrt.request import BuildRequest, BuildResult
+from graphopt.emit.tensorrt.shapes import ShapeRange
+from graphopt.errors import GraphoptError
+from graphopt.targets import Target
+
+DEFAULT_TIMEOUT_S = 1800.0
+
+
+def build_engine(
+    model_path: str | os.PathLike[str],
+    output_path: str | os.PathLike[str],
+    *,
+    target: Target,
+    shapes: Mapping[str, ShapeRange] | None = None,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    workspace_bytes: int | None = None,
+    backend: str | None = None,
+) -> EngineReport:
+    """Builds an engine for `target` from an ONNX file, in a process of its own.
+
+    The engine is moved into place when it is whole; on any failure what was there stays.
+
+    Args:
+        shapes: the least, optimal and greatest shape of dynamic inputs, by name. A dynamic first
+            axis that is not given gets 1, 8 and 32; any other dynamic axis must be given.
+        timeout_s: seconds until the build is given up.
+        workspace_bytes: GPU memory that a kernel may use for itself.
+        backend: "rtx-aot" or "tensorrt"; the first of the target's that can build here otherwise.
+
+    Raises:
+        GraphoptError: if the model, the request or the place to write is wrong, if nothing here can
+            build for the target, if the builder refuses the model, crashes or takes too long.
+    """
+    # Here, for it imports onnx: the package costs nothing until something is built.
+    from graphopt.ir.saving import require_folder, writing
+
+    if not timeout_s > 0 or math.isinf(timeout_s):
+        raise GraphoptError(f"a time limit of {timeout_s:g} s is none", fix="give positive seconds")
+    chosen = choose_backend(target, backend)
+    model = Path(model_path).absolute()
+    if not model.is_file():
+        raise GraphoptError(
+            "is not a file" if model.exists() else "no such file", where=str(model_path)
+        )
+    output = require_folder(Path(output_path).absolute())
+    if output.exists() and output.samefile(model):
+        raise GraphoptError("is the model itself", where=str(output_path), fix="name another file")
+    with writing(output) as folder:
+        request = BuildRequest(
+            model=str(model),
+            engine=str(folder / output.name),
+            target=target.name,
+            sm=target.sm,
+            opsets=target.opsets,
+            shapes=dict(shapes or {}),
+            timeout_s=timeout_s,
+            workspace_bytes=workspace_bytes,
+        )
+        result = chosen.build(request)
+    return _report(Path(output_path), target.name, chosen.name, result)
+
+
+def _report(path: Path, target: str, backend: str, result: BuildResult) -> EngineReport:
+    kernels, note = _kernels(result)
+    return EngineReport(
+        path=path,
+        target=target,
+        backend=backend,
+        builder=result.builder,
+        engine_bytes=result.engine_bytes,
+        build_seconds=result.build_seconds,
+        profile=result.profile,
+        kernels=kernels,
+        kernel_table_note=note,
+        compute_nodes=None if kernels is None else match_nodes(result.nodes, kernels),
+        weight_bytes=None if kernels is None else weight_bytes(kernels),
+        warnings=result.warnings,
+    )
+
+
+def _kernels(result: BuildResult) -> tuple[tuple[Kernel, ...] | None, str | None]:
+    try:
+        return parse_kernel_table(result.tables), None
+    except KernelTableError as error:
+        return None, f"{error} ({result.builder}); the engine itself is complete"

@@ -1,0 +1,101 @@
+"""Running the builder in a process of its own, with a time limit and a record of a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from graphopt.emit.tensorrt.request import (
+    ERROR_FILE,
+    LOG_FILE,
+    REQUEST_FILE,
+    RESULT_FILE,
+    BuildRequest,
+    BuildResult,
+)
+from graphopt.errors import GraphoptError
+
+CHILD = "graphopt.emit.tensorrt._child"
+_OUTPUT_FILE = "output.txt"
+_TAIL_LINES = 3
+_TAIL_BYTES = 1 << 16
+
+
+def build_in_child(module: str, request: BuildRequest) -> BuildResult:
+    """Builds `request` with the package `module`, in a child process.
+
+    Raises:
+        GraphoptError: if the child reports one, crashes, or passes `request.timeout_s`; then the
+            child and all that it started are gone.
+    """
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as name:
+        folder = Path(name)
+        (folder / REQUEST_FILE).write_text(request.to_json(), encoding="utf-8")
+        status = _run([sys.executable, "-m", CHILD, module, str(folder)], folder, request)
+        if (folder / ERROR_FILE).exists():
+            told = json.loads((folder / ERROR_FILE).read_text(encoding="utf-8"))
+            raise GraphoptError(told["what"], where=told["where"], fix=told["fix"])
+        if status != 0 or not (folder / RESULT_FILE).exists():
+            raise GraphoptError(
+                f"the builder process {_ending(status)}; its last words: {_tail(folder)}",
+                where=request.model,
+                fix="simplify the model, or report this to the builder's makers",
+            )
+        return BuildResult.from_json((folder / RESULT_FILE).read_text(encoding="utf-8"))
+
+
+def _run(command: list[str], folder: Path, request: BuildRequest) -> int:
+    """Runs `command` in `folder`; returns its exit status, negative for a signal."""
+    environment = dict(os.environ)
+    # The child finds what this process finds, and its own folder holds no module to mistake.
+    environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+    with (folder / _OUTPUT_FILE).open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            return process.wait(request.timeout_s)
+        except subprocess.TimeoutExpired:
+            raise GraphoptError(
+                f"the build took longer than {request.timeout_s:g} s and was stopped",
+                where=request.model,
+                fix="allow more time with --timeout",
+            ) from None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _ending(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    hint = " (often: out of memory)" if name == "SIGKILL" else ""
+    return f"was ended by {name}{hint}"
+
+
+def _tail(folder: Path) -> str:
+    """The last lines of what the child logged and printed, in one."""
+    lines: list[str] = []
+    for name in (LOG_FILE, _OUTPUT_FILE):
+        if (folder / name).exists():
+            with (folder / name).open("rb") as file:
+                file.seek(max(0, (folder / name).stat().st_size - _TAIL_BYTES))
+                text = file.read().decode("utf-8", "replace")
+            lines += [line.strip() for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
+    return " | ".join(lines) or "none"

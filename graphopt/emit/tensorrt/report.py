@@ -1,0 +1,85 @@
+"""What is known about an engine that was built."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from graphopt.emit.tensorrt.kernel_table import (
+    COMPUTE_KINDS,
+    ComputeNode,
+    Kernel,
+    count_by_precision,
+)
+from graphopt.emit.tensorrt.shapes import ShapeRange
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """An engine on disk, and what it is made of.
+
+    Two builds of one model give engines of the same size and the same kernels. Their bytes may
+    differ: TensorRT-RTX numbers its internal names, and orders its code, as its threads finish.
+
+    Attributes:
+        path: the engine.
+        target: the name of the target that it is for.
+        backend: the name of the backend that built it.
+        builder: the builder's product and version; an engine is for that version.
+        engine_bytes: its size. In a small model's engine most of that is code, so it may grow with
+            int8 although the weights shrink: see `weight_bytes`.
+        build_seconds: the wall time of the build itself.
+        profile: the least, optimal and greatest shape of each dynamic input.
+        kernels: the compiled kernels in the order they run; None if the builder's log has no table
+            that can be read, and then `kernel_table_note` says why: the engine is still good.
+        compute_nodes: the model's Conv, ConvTranspose, Gemm, MatMul and Einsum nodes, and the
+            precision of the kernel that each became; None without `kernels`.
+        weight_bytes: the bytes of the weights in the kernels; None if not known.
+        warnings: what the builder warned of.
+    """
+
+    path: Path
+    target: str
+    backend: str
+    builder: str
+    engine_bytes: int
+    build_seconds: float
+    profile: Mapping[str, ShapeRange]
+    kernels: tuple[Kernel, ...] | None
+    kernel_table_note: str | None
+    compute_nodes: tuple[ComputeNode, ...] | None
+    weight_bytes: int | None
+    warnings: tuple[str, ...] = ()
+
+    def compute_kernels(self) -> tuple[Kernel, ...]:
+        """The kernels with multiply-accumulates: convolutions, matrix products, fused attention."""
+        return tuple(kernel for kernel in self.kernels or () if kernel.kind in COMPUTE_KINDS)
+
+    @property
+    def kernels_by_precision(self) -> dict[str, int]:
+        """How many kernels compute in each type; empty without a kernel table."""
+        return count_by_precision(self.kernels or ())
+
+    @property
+    def compute_kernels_by_precision(self) -> dict[str, int]:
+        """The same of those with multiply-accumulates."""
+        return count_by_precision(self.compute_kernels())
+
+    @property
+    def compute_nodes_by_precision(self) -> dict[str, int]:
+        """How many of `compute_nodes` compute in each type; "unknown" where no kernel says so."""
+        counts = Counter(node.precision or "unknown" for node in self.compute_nodes or ())
+        return dict(sorted(counts.items()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything here as what JSON can hold."""
+        return asdict(self) | {
+            "path": str(self.path),
+            "profile": {name: list(map(list, shapes)) for name, shapes in self.profile.items()},
+            "kernels_by_precision": self.kernels_by_precision,
+            "compute_kernels_by_precision": self.compute_kernels_by_precision,
+            "compute_nodes_by_precision": self.compute_nodes_by_precision,
+        }

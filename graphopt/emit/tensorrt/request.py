@@ -1,0 +1,116 @@
+"""What goes into the child process that builds, and what comes out of it: plain data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
+
+from graphopt.emit.tensorrt.shapes import ShapeRange
+
+# The files through which the two processes speak.
+REQUEST_FILE, LOG_FILE, RESULT_FILE, ERROR_FILE = (
+    "request.json",
+    "log.txt",
+    "result.json",
+    "error.json",
+)
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """One engine to build.
+
+    Attributes:
+        model: the ONNX file, an absolute path.
+        engine: where to write the engine, an absolute path.
+        target: the target's name, for messages.
+        sm: the compute capability to build for, such as "8.6"; None for that of this GPU.
+        opsets: the least and the greatest opset that the parser reads, where known.
+        shapes: the given shapes of dynamic inputs.
+        timeout_s: how long the build may take, in seconds.
+        workspace_bytes: GPU memory that a kernel may use for itself; None for the default.
+    """
+
+    model: str
+    engine: str
+    target: str
+    sm: str | None
+    opsets: tuple[int, int] | None
+    shapes: Mapping[str, ShapeRange]
+    timeout_s: float
+    workspace_bytes: int | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> BuildRequest:
+        values = json.loads(text)
+        values["shapes"] = _shapes(values["shapes"])
+        values["opsets"] = None if values["opsets"] is None else tuple(values["opsets"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What the builder made, besides the file at `BuildRequest.engine`.
+
+    Attributes:
+        builder: the builder's name and version.
+        build_seconds: the wall time of the build itself, without starting and parsing.
+        engine_bytes: the size of the engine.
+        profile: the optimization profile, by dynamic input.
+        nodes: the model's nodes that have multiply-accumulates, as (name, operator).
+        tables: the messages of the log that may be kernel tables.
+        warnings: the builder's warnings, each once.
+    """
+
+    builder: str
+    build_seconds: float
+    engine_bytes: int
+    profile: Mapping[str, ShapeRange] = field(default_factory=dict)
+    nodes: tuple[tuple[str, str], ...] = ()
+    tables: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> BuildResult:
+        values = json.loads(text)
+        values["profile"] = _shapes(values["profile"])
+        values["nodes"] = tuple((name, op_type) for name, op_type in values["nodes"])
+        values["tables"] = tuple(values["tables"])
+        values["warnings"] = tuple(values["warnings"])
+        return cls(**values)
+
+
+class EngineBackend(Protocol):
+    """Something that builds engines."""
+
+    @property
+    def name(self) -> str:
+        """What the user writes."""
+        ...
+
+    def available(self) -> str | None:
+        """None if it can build here, otherwise why not and what to do, in one line."""
+        ...
+
+    def build(self, request: BuildRequest) -> BuildResult:
+        """Builds and writes the engine.
+
+        Raises:
+            GraphoptError: if it cannot.
+        """
+        ...
+
+
+def _shapes(values: Mapping[str, list[list[int]]]) -> dict[str, ShapeRange]:
+    return {
+        name: (tuple(least), tuple(optimal), tuple(greatest))
+        for name, (least, optimal, greatest) in values.items()
+    }

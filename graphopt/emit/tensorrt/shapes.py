@@ -1,0 +1,169 @@
+"""Shapes of dynamic inputs: what the user writes, and the optimization profile made from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from graphopt.errors import GraphoptError, did_you_mean
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+Shape: TypeAlias = "tuple[int, ...]"
+# The least, the optimal and the greatest shape of an input.
+ShapeRange: TypeAlias = "tuple[Shape, Shape, Shape]"
+
+# For a dynamic first axis about which nothing is said.
+DEFAULT_BATCH = (1, 8, 32)
+
+_EXAMPLE = "write it as image=1x3x224x224:8x3x224x224:32x3x224x224"
+_ITEM = re.compile(r"\s*([^=]+?)\s*=\s*([0-9][0-9x:\s]*?)\s*(?:,|$)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """An input of the network.
+
+    Attributes:
+        dims: -1 where dynamic.
+        symbols: the name of each dynamic dimension, None where it has none.
+    """
+
+    name: str
+    dims: tuple[int, ...]
+    symbols: tuple[str | None, ...]
+
+
+def parse_shapes(text: str, model: ir.Model | None = None) -> dict[str, ShapeRange]:
+    """Reads `name=shape` or `name=least:optimal:greatest`, joined by commas.
+
+    A shape is integers joined by `x`. A single one is all three.
+
+    Args:
+        model: where given, the names must be inputs of it.
+
+    Raises:
+        GraphoptError: if the text or a name in it is wrong.
+    """
+    shapes: dict[str, ShapeRange] = {}
+    at = 0
+    while at < len(text):
+        item = _ITEM.match(text, at)
+        if item is None:
+            raise GraphoptError(f"cannot read '{text[at:].strip()}'", where="shapes", fix=_EXAMPLE)
+        if item[1] in shapes:
+            raise GraphoptError(f"input '{item[1]}' is given twice", where="shapes")
+        shapes[item[1]] = _shape_range(item[1], item[2])
+        at = item.end()
+    if not shapes:
+        raise GraphoptError("nothing is given", where="shapes", fix=_EXAMPLE)
+    if model is not None:
+        initializers = model.graph.initializers
+        _require_known(
+            shapes, [v.name or "" for v in model.graph.inputs if v.name not in initializers]
+        )
+    return shapes
+
+
+def profile_of(
+    inputs: Sequence[InputSpec], given: Mapping[str, ShapeRange]
+) -> dict[str, ShapeRange]:
+    """The optimization profile: three shapes for each dynamic input, in the order of `inputs`.
+
+    A dimension that shares its name with one that is given gets the same numbers. A first axis
+    that is still open gets `DEFAULT_BATCH`.
+
+    Raises:
+        GraphoptError: if `given` contradicts the model or itself, or another axis stays open.
+    """
+    _require_known(given, [spec.name for spec in inputs])
+    known: dict[str, tuple[int, int, int]] = {}
+    for spec in inputs:
+        if spec.name in given:
+            _take_given(spec, given[spec.name], known)
+    for spec in inputs:
+        if spec.name not in given and spec.dims and spec.dims[0] == -1 and spec.symbols[0]:
+            known.setdefault(spec.symbols[0], DEFAULT_BATCH)
+    return {
+        spec.name: given[spec.name] if spec.name in given else _fill(spec, known)
+        for spec in inputs
+        if -1 in spec.dims
+    }
+
+
+def _shape_range(name: str, text: str) -> ShapeRange:
+    shapes = [
+        tuple(int(size) for size in re.split(r"\s*x\s*", shape.strip()))
+        for shape in text.split(":")
+        if re.fullmatch(r"[0-9]{1,9}(\s*x\s*[0-9]{1,9})*", shape.strip(), re.ASCII)
+    ]
+    if len(shapes) != text.count(":") + 1 or len(shapes) not in (1, 3):
+        raise GraphoptError(f"cannot read '{text}'", where=f"shapes of '{name}'", fix=_EXAMPLE)
+    least, optimal, greatest = shapes * 3 if len(shapes) == 1 else shapes
+    if not len(least) == len(optimal) == len(greatest):
+        raise GraphoptError("the three shapes differ in rank", where=f"shapes of '{name}'")
+    if any(not a <= b <= c for a, b, c in zip(least, optimal, greatest, strict=True)):
+        raise GraphoptError(
+            f"'{text}' is not in ascending order",
+            where=f"shapes of '{name}'",
+            fix="give the least, the optimal and the greatest shape",
+        )
+    return least, optimal, greatest
+
+
+def _require_known(given: Mapping[str, ShapeRange], names: list[str]) -> None:
+    for name in given:
+        if name not in names:
+            raise GraphoptError(
+                f"the model has no input '{name}'", where="shapes", fix=did_you_mean(name, names)
+            )
+
+
+def _take_given(
+    spec: InputSpec, shapes: ShapeRange, known: dict[str, tuple[int, int, int]]
+) -> None:
+    where = f"shapes of '{spec.name}'"
+    if any(len(shape) != len(spec.dims) for shape in shapes):
+        raise GraphoptError(
+            f"the input has {len(spec.dims)} dimensions, the given shape has another number",
+            where=where,
+        )
+    for axis, (size, symbol) in enumerate(zip(spec.dims, spec.symbols, strict=True)):
+        numbers = shapes[0][axis], shapes[1][axis], shapes[2][axis]
+        if size != -1:
+            if numbers != (size, size, size):
+                raise GraphoptError(f"axis {axis} of the input is fixed at {size}", where=where)
+        elif symbol and known.setdefault(symbol, numbers) != numbers:
+            raise GraphoptError(
+                f"axis {axis} is '{symbol}', which another input has with other numbers",
+                where=where,
+                fix="give it the same everywhere",
+            )
+
+
+def _fill(spec: InputSpec, known: Mapping[str, tuple[int, int, int]]) -> ShapeRange:
+    numbers = []
+    for axis, (size, symbol) in enumerate(zip(spec.dims, spec.symbols, strict=True)):
+        if size != -1:
+            numbers.append((size, size, size))
+        elif symbol is not None and symbol in known:
+            numbers.append(known[symbol])
+        elif axis == 0:
+            numbers.append(DEFAULT_BATCH)
+        else:
+            open_shape = "x".join(
+                str(symbol or "?") if size == -1 else str(size)
+                for size, symbol in zip(spec.dims, spec.symbols, strict=True)
+            )
+            raise GraphoptError(
+                f"axis {axis} of input '{spec.name}' ({open_shape}) is dynamic, its size unknown",
+                fix=f"give its least, optimal and greatest shape with --shapes {spec.name}=...",
+            )
+    return (
+        tuple(number[0] for number in numbers),
+        tuple(number[1] for number in numbers),
+        tuple(number[2] for number in numbers),
+    )

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import contextlib
+
+import onnx
+import onnx_ir as ir
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graphopt.emit.tensorrt import parse_shapes
+from graphopt.emit.tensorrt.shapes import InputSpec, profile_of
+from graphopt.errors import GraphoptError
+
+
+def spec(name: str, *dims: int | str | None) -> InputSpec:
+    return InputSpec(
+        name,
+        tuple(dim if isinstance(dim, int) else -1 for dim in dims),
+        tuple(dim if isinstance(dim, str) else None for dim in dims),
+    )
+
+
+def test_shapes_are_read() -> None:
+    assert parse_shapes("image=1x1x28x28:8x1x28x28:32x1x28x28,other=4x5") == {
+        "image": ((1, 1, 28, 28), (8, 1, 28, 28), (32, 1, 28, 28)),
+        "other": ((4, 5), (4, 5), (4, 5)),
+    }
+
+
+def test_names_may_hold_colons_and_commas_and_blanks_are_free() -> None:
+    assert parse_shapes(" x:0 = 1 x 2 , a,b=0:1:2") == {
+        "x:0": ((1, 2),) * 3,
+        "a,b": ((0,), (1,), (2,)),
+    }
+
+
+names = st.text("abc/.:_0", min_size=1, max_size=6)
+ranges = st.lists(st.tuples(*[st.integers(0, 99)] * 3).map(sorted), min_size=1, max_size=4).map(
+    lambda axes: tuple(tuple(axis[i] for axis in axes) for i in range(3))
+)
+
+
+@given(st.dictionaries(names, ranges, min_size=1, max_size=3))
+def test_what_is_written_is_read(shapes: dict[str, tuple[tuple[int, ...], ...]]) -> None:
+    text = ",".join(
+        f"{name}={':'.join('x'.join(map(str, shape)) for shape in three)}"
+        for name, three in shapes.items()
+    )
+    assert parse_shapes(text) == shapes
+
+
+@given(st.text())
+def test_garbage_is_refused_or_read_but_never_breaks_it(text: str) -> None:
+    with contextlib.suppress(GraphoptError):
+        assert parse_shapes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "shapes: nothing is given; write it as image="),
+        ("image", "cannot read 'image'"),
+        ("image=1x", "cannot read '1x'"),
+        ("image=1x-3", "cannot read 'image=1x-3'"),
+        ("image=bad,other=1x2", "cannot read 'image=bad,other=1x2'"),
+        ("image=1x3:2x3", "cannot read '1x3:2x3'"),
+        ("image=1:2:3:4", "cannot read '1:2:3:4'"),
+        ("image=1x3:2x3:2", "shapes of 'image': the three shapes differ in rank"),
+        ("image=4x3:2x3:8x3", "not in ascending order; give the least"),
+        ("image=1,image=2", "'image' is given twice"),
+    ],
+)
+def test_mistakes_are_told(text: str, message: str) -> None:
+    with pytest.raises(GraphoptError) as raised:
+        parse_shapes(text)
+    assert message in str(raised.value)
+
+
+def test_names_are_checked_against_the_model() -> None:
+    model = ir.from_proto(
+        onnx.parser.parse_model(
+            """<ir_version: 8, opset_import: ["": 17]>
+            g (float[n, 2] image, float[2] w) => (float[n, 2] y) <float[2] w = {1, 2}>
+            { y = Add (image, w) }"""
+        )
+    )
+    assert parse_shapes("image=1x2", model)
+    with pytest.raises(GraphoptError, match=r"no input 'imge'; did you mean 'image'\?"):
+        parse_shapes("imge=1x2", model)
+    with pytest.raises(GraphoptError, match="no input 'w'"):
+        parse_shapes("w=2", model)
+
+
+def test_a_dynamic_first_axis_has_a_default() -> None:
+    inputs = [spec("a", "n", 3), spec("b", "n"), spec("c", None, 2), spec("d", 4)]
+    assert profile_of(inputs, {}) == {
+        "a": ((1, 3), (8, 3), (32, 3)),
+        "b": ((1,), (8,), (32,)),
+        "c": ((1, 2), (8, 2), (32, 2)),
+    }
+
+
+def test_a_shared_name_is_a_shared_size() -> None:
+    inputs = [spec("mask", "n", "t"), spec("ids", "n", "t")]
+    ids = ((1, 16), (4, 64), (8, 128))
+    assert profile_of(inputs, {"ids": ids}) == {"mask": ids, "ids": ids}
+    # A name that is a batch somewhere is the same elsewhere, in whatever order they come.
+    assert profile_of([spec("x", 3, "n"), spec("y", "n")], {})["x"] == ((3, 1), (3, 8), (3, 32))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "given_shapes", "message"),
+    [
+        (
+            [spec("x", "n", 3, None)],
+            {},
+            r"axis 2 of input 'x' (nx3x?) is dynamic, its size unknown",
+        ),
+        ([spec("x", "n", "t")], {"y": ((1, 1),) * 3}, "the model has no input 'y'"),
+        ([spec("x", "n", "t")], {"x": ((1,),) * 3}, "the input has 2 dimensions"),
+        ([spec("x", "n", 3)], {"x": ((1, 4),) * 3}, "axis 1 of the input is fixed at 3"),
+        ([spec("x", 3)], {"x": ((1,), (2,), (3,))}, "axis 0 of the input is fixed at 3"),
+        (
+            [spec("x", "n"), spec("y", "n")],
+            {"x": ((1,),) * 3, "y": ((2,),) * 3},
+            "shapes of 'y': axis 0 is 'n', which another input has with other numbers",
+        ),
+    ],
+)
+def test_contradictions_are_told(
+    inputs: list[InputSpec], given_shapes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(GraphoptError) as raised:
+        profile_of(inputs, given_shapes)  # type: ignore[arg-type]
+    assert message in str(raised.value)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from graphopt.emit.tensorrt.backends import BACKENDS
+from graphopt.errors import GraphoptError
+from graphopt.targets import Target, get_target, target_names
+
+ALL = [get_target(name) for name in target_names()]
+
+
+def test_the_named_targets_exist() -> None:
+    assert {
+        "generic",
+        "tensorrt",
+        "sm75",
+        "sm80",
+        "sm86",
+        "sm89",
+        "sm120",
+        "sm121",
+        "jetson-orin",
+        "jetson-thor",
+        "onnxruntime-cpu",
+    } == set(target_names())
+
+
+def test_a_misspelt_target_gets_a_hint() -> None:
+    with pytest.raises(
+        GraphoptError, match=r"no target 'jetson-orn'; did you mean 'jetson-orin'\?"
+    ):
+        get_target("jetson-orn")
+
+
+@pytest.mark.parametrize("target", ALL, ids=lambda target: target.name)
+def test_a_target_is_consistent_data(target: Target) -> None:
+    assert get_target(target.name) is target
+    assert target.family in ("generic", "tensorrt", "onnxruntime-cpu")
+    assert target.precisions
+    assert set(target.alignment) <= {"fp32", "fp16", "bf16", "int8", "fp8", "int4", "fp4"}
+    assert all(multiple >= 1 for multiple in target.alignment.values())
+    assert set(target.backends) <= set(BACKENDS)
+    assert target.stand_in is None or get_target(target.stand_in).backends
+    assert bool(target.backends) == (target.family == "tensorrt")
+    with pytest.raises(FrozenInstanceError):
+        target.name = "other"  # type: ignore[misc]
+    hash(target)
+
+
+@pytest.mark.parametrize(
+    ("name", "has", "lacks"),
+    [
+        ("sm75", {"fp16"}, {"bf16", "int8", "fp8"}),
+        ("sm86", {"fp32", "fp16", "bf16", "int8", "int4"}, {"fp8", "fp4"}),
+        ("sm89", {"fp8"}, {"fp4"}),
+        ("sm120", {"fp8", "fp4"}, set()),
+        ("jetson-orin", {"int8", "fp16"}, {"fp8", "fp4"}),
+    ],
+)
+def test_precisions(name: str, has: set[str], lacks: set[str]) -> None:
+    assert has <= get_target(name).precisions
+    assert not lacks & get_target(name).precisions
+
+
+def test_importing_targets_is_light() -> None:
+    code = (
+        "import sys, graphopt.targets; "
+        "print(sorted({'numpy', 'onnx', 'onnx_ir', 'onnxruntime'} & set(sys.modules)))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert printed.stdout.decode().strip() == "[]"
