@@ -176,7 +176,8 @@ def print_engine(report: EngineReport) -> None:
     console = _console()
     console.print(
         f"wrote {escape(str(report.path))}: {report.engine_bytes:,} bytes for "
-        f"{escape(report.target)}, built by {escape(report.builder)} in {report.build_seconds:.1f} s"
+        f"{escape(report.target)}, built by {escape(report.builder)} in "
+        f"{report.build_seconds:.1f} s"
     )
     for name, shapes in report.profile.items():
         least, best, most = ("x".join(map(str, shape)) for shape in shapes)
