@@ -14,10 +14,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphopt.driver import Optimized, optimize
     from graphopt.emit.tensorrt import EngineReport, build_engine
     from graphopt.errors import GraphoptError, ToleranceError
     from graphopt.ir import Cost, ModelSource, infer_shapes, load, measure, save, to_graphsurgeon
+    from graphopt.jobs.optimize import Optimized, optimize
     from graphopt.pipeline.base import (
         Effect,
         MinOpset,
@@ -44,7 +44,7 @@ _HOMES = {
     "ModelSource": "graphopt.ir",
     "Need": "graphopt.pipeline.base",
     "NoOperator": "graphopt.pipeline.base",
-    "Optimized": "graphopt.driver",
+    "Optimized": "graphopt.jobs.optimize",
     "Pass": "graphopt.pipeline.base",
     "PassContext": "graphopt.pipeline.base",
     "PassResult": "graphopt.pipeline.base",
@@ -57,7 +57,7 @@ _HOMES = {
     "infer_shapes": "graphopt.ir",
     "load": "graphopt.ir",
     "measure": "graphopt.ir",
-    "optimize": "graphopt.driver",
+    "optimize": "graphopt.jobs.optimize",
     "parse": "graphopt.pipeline.text",
     "run": "graphopt.pipeline.runner",
     "save": "graphopt.ir",

@@ -18,6 +18,9 @@ from graphopt.errors import GraphoptError, did_you_mean
 
 T = TypeVar("T")
 
+MAX_DEPTH = 20
+"""How deeply lists and repetitions may be nested."""
+
 _SPACE = re.compile(r"\s*")
 _WORD = re.compile(r"[^\s,{}()\[\]\"=]+")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -86,14 +89,16 @@ def scan_options(scanner: Scanner) -> dict[str, tuple[Raw, int]]:
     return found
 
 
-def _scan_value(scanner: Scanner, key: str) -> Raw:
+def _scan_value(scanner: Scanner, key: str, depth: int = 0) -> Raw:
     start = scanner.peek()
     column = scanner.position + 1
+    if depth > MAX_DEPTH:
+        scanner.fail("lists are nested too deeply")
     if start == "[":
         scanner.accept("[")
         items: list[Raw] = []
         while not scanner.accept("]"):
-            items.append(_scan_value(scanner, key))
+            items.append(_scan_value(scanner, key, depth + 1))
             scanner.accept(",")
         return Raw(tuple(items), column)
     if start == '"':

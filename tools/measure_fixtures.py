@@ -15,7 +15,7 @@ from pathlib import Path
 
 import graphopt
 from graphopt.ir import nodes_of
-from graphopt.report.comparison import compare_models
+from graphopt.jobs.comparison import compare_models
 from graphopt.report.model import Report
 from graphopt.targets import get_target
 

@@ -56,16 +56,12 @@ class Histogram:
         low, high = float(values.min()) + 0.0, float(values.max()) + 0.0
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError("NaN" if math.isnan(low) or math.isnan(high) else "an infinite value")
-        present = values[values != 0]
-        zeros = values.size - present.size
-        if present.size == 0:
+        signs = -values[values < 0], values[values > 0]
+        zeros = values.size - signs[0].size - signs[1].size
+        if zeros == values.size:
             return cls(low, high, zeros)
         exponent = math.frexp(max(-low, high))[1]
-        shift = BINS.bit_length() - 1 - exponent
-        index = np.ldexp(np.abs(present), shift).astype(np.intp)
-        index[present > 0] += BINS
-        counts = np.bincount(index, minlength=2 * BINS).astype(np.int64)
-        return cls(low, high, zeros, exponent, counts.reshape(2, BINS))
+        return cls(low, high, zeros, exponent, np.stack([_count(s, exponent) for s in signs]))
 
     @property
     def size(self) -> int:
@@ -108,8 +104,20 @@ class Histogram:
 
     def clipped(self, threshold: float) -> float:
         """The part of the values that lie beyond `threshold` by more than a bin."""
+        if threshold >= self.largest:
+            return 0.0
         first = math.floor(math.ldexp(threshold, -self.exponent) * BINS) + 1
-        return float(self.magnitudes()[first:].sum() / self.size) if self.size else 0.0
+        return float(self.magnitudes()[first:].sum() / self.size)
+
+
+def _count(magnitudes: np.ndarray[Any, Any], exponent: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """int64 [BINS]: how many of `magnitudes`, all below 2**exponent, are in each bin."""
+    shift = BINS.bit_length() - 1 - exponent
+    if shift < np.finfo(magnitudes.dtype).maxexp:
+        scaled = magnitudes * magnitudes.dtype.type(2.0**shift)
+    else:
+        scaled = np.ldexp(magnitudes, shift)  # many times slower; for subnormal values
+    return np.bincount(scaled.astype(np.intp), minlength=BINS).astype(np.int64, copy=False)
 
 
 def _coarser(

@@ -42,14 +42,14 @@ def min_max(histogram: Histogram, levels: int) -> float:
 
 
 def mse(histogram: Histogram, levels: int) -> float:
-    """The threshold of least expected squared error, over a linear grid.
+    """The threshold of least expected squared error: the largest magnitude, or one of a grid.
 
-    The grid begins one step above the largest magnitude, which lets values that many elements
+    The linear grid begins a step above the largest magnitude, which lets values that many elements
     share, such as the background of an image, fall on an integer. It ends at two floors, for the
     mean error cares little for a few large values on which a network may depend: `MSE_FLOOR` of
     the largest magnitude, and where `MSE_CLIPPED` of the values would be clipped by more than
     rounding moves them anyway. Zeros, which are exact at every threshold, count for neither.
-    Among equals the largest threshold wins.
+    Among equals the largest magnitude wins, then the larger threshold.
 
     The search for the clipping value of least squared error is that of Choukroun et al., "Low-bit
     Quantization of Neural Networks for Efficient Inference" (2019), here on a histogram.
@@ -58,7 +58,8 @@ def mse(histogram: Histogram, levels: int) -> float:
     enough = int(np.searchsorted(kept, (1 - MSE_CLIPPED) * kept[-1])) + 1
     unclipped = min(math.ldexp(enough / BINS, histogram.exponent), histogram.largest)
     floor = max(MSE_FLOOR * histogram.largest, unclipped * levels / (levels + 0.5))
-    thresholds = np.linspace(histogram.largest * (1 + 1 / levels), floor, GRID)
+    grid = np.linspace(histogram.largest * (1 + 1 / levels), floor, GRID)
+    thresholds = np.append(histogram.largest, grid)
     return float(thresholds[np.argmin(expected_squared_error(histogram, thresholds, levels))])
 
 

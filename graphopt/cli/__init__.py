@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import click
@@ -32,11 +33,26 @@ for command in (optimize, build, compare, inspect, passes):
 def main() -> None:
     """The entry point: runs a command; what the user can mend is one line, never a traceback."""
     try:
-        graphopt(standalone_mode=True)
+        # Not `graphopt()`: it takes a reader that left for an error of status 1.
+        with graphopt.make_context("graphopt", sys.argv[1:]) as context:
+            graphopt.invoke(context)
+        sys.stdout.flush()
+        status = 0
+    except click.exceptions.Exit as end:
+        status = end.exit_code
     except GraphoptError as error:
         click.echo(f"graphopt: {error}", err=True)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader (head, less) has gone; leave without a second complaint at shutdown.
-        sys.stdout = None
-        sys.exit(141)
+        status = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("graphopt: interrupted", err=True)
+        status = 130
+    except OSError as error:
+        # The standard output: files have their own messages. A reader that left says nothing.
+        sys.stdout = None  # or Python complains once more when it flushes at exit
+        if error.errno != errno.EPIPE:
+            click.echo(f"graphopt: the output cannot be written ({error.strerror})", err=True)
+        status = 141 if error.errno == errno.EPIPE else 2
+    sys.exit(status)

@@ -51,14 +51,14 @@ def build(
     \b
     graphopt build int8.onnx -o int8.engine --target sm86
     """
+    from graphopt.cli.paths import check_outputs
     from graphopt.emit.tensorrt import build_engine, parse_shapes
-    from graphopt.ir import load, require_folder
+    from graphopt.ir import load
     from graphopt.report.json import write_json
     from graphopt.report.text import print_engine
     from graphopt.targets import get_target
 
-    for path in filter(None, (output, json_path)):
-        require_folder(path)
+    check_outputs({"-o": output, "--json": json_path}, {"IN": source})
     model = load(source)
     report = build_engine(
         source,

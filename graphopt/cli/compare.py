@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from graphopt.cli.types import not_negative
+
 
 @click.command()
 @click.argument("first", metavar="A", type=click.Path(path_type=Path))
@@ -19,7 +21,7 @@ import click
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0),
+    type=not_negative,
     metavar="X",
     help="Exit with 1 if an output differs by more, relative to its peak.",
 )
@@ -38,14 +40,13 @@ def compare(
 
     A is the reference. ONNX Runtime's own optimizations are off.
     """
+    from graphopt.cli.paths import check_outputs
     from graphopt.cli.progress import Bars
-    from graphopt.ir import require_folder
-    from graphopt.report.comparison import compare_models
+    from graphopt.jobs.comparison import compare_models
     from graphopt.report.json import write_json
     from graphopt.report.text import print_comparison
 
-    if json_path is not None:
-        require_folder(json_path)
+    check_outputs({"--json": json_path}, {"A": first, "B": second, "--data": data})
     comparison = compare_models(
         first, second, data, limit=samples, tolerance=tolerance, progress=Bars()
     )

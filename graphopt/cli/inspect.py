@@ -12,7 +12,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every node.")
 def inspect(source: Path, as_json: bool) -> None:
     """Show what the model IN is made of: inputs, outputs, operators, size, cost."""
-    from graphopt.report.inspection import inspect_model
+    from graphopt.jobs.inspection import inspect_model
     from graphopt.report.json import dumps
     from graphopt.report.text import print_inspection
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from graphopt.cli.types import not_negative
 from graphopt.pipeline.presets import DEFAULT, PRESETS
 
 
@@ -34,7 +35,7 @@ from graphopt.pipeline.presets import DEFAULT, PRESETS
 )
 @click.option(
     "--max-drop",
-    type=click.FloatRange(min=0),
+    type=not_negative,
     metavar="X",
     help="The most that the score may fall, in its unit (top1: points). On a breach nothing is "
     "written and the exit status is 1.",
@@ -51,7 +52,7 @@ from graphopt.pipeline.presets import DEFAULT, PRESETS
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0),
+    type=not_negative,
     metavar="X",
     help="What exact passes may differ by, relative to an output's peak (default: by dtype).",
 )
@@ -92,20 +93,24 @@ def optimize(
     """
     from dataclasses import replace
 
+    from graphopt.cli.paths import check_outputs
     from graphopt.cli.progress import Bars
-    from graphopt.driver import optimize as run
     from graphopt.errors import GraphoptError
-    from graphopt.ir import require_folder, save
+    from graphopt.ir import save
+    from graphopt.jobs.optimize import optimize as run
     from graphopt.report.json import write_json
     from graphopt.report.text import print_report
 
     if passes is not None and preset is not None:
         raise GraphoptError("--passes and --preset exclude each other", fix="give one of them")
-    for path in filter(None, (output, json_path)):
-        require_folder(path)
+    check_outputs(
+        {"-o": output, "--json": json_path},
+        # OUT may be IN itself: the model has been read when it is written.
+        {"IN": None if source == output else source, "--calib": calib, "--eval": evaluation},
+    )
     optimized = run(
         source,
-        passes or PRESETS[preset or DEFAULT],
+        PRESETS[preset or DEFAULT] if passes is None else passes,
         calibration=calib,
         evaluation=evaluation,
         max_drop=max_drop,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,11 +75,26 @@ def _read(path: Path) -> Feed | np.ndarray[Any, Any]:
         if isinstance(content, np.ndarray):
             return content
         with content:
-            return {name: content[name] for name in content.files}
+            arrays = {name: content[name] for name in content.files}
     except FileNotFoundError:
         raise GraphoptError("no such file", where=str(path)) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _READ_ERRORS as error:
         raise GraphoptError(f"is not a numpy file ({error})", where=str(path)) from None
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise GraphoptError(f"is not a numpy file ('{name}' is no array)", where=str(path))
+    return arrays
+
+
+_READ_ERRORS = (
+    OSError,
+    ValueError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,  # a kind of compression that Python lacks
+    RuntimeError,  # an encrypted file
+)
 
 
 def array_files(folder: Path) -> list[Path]:

@@ -11,8 +11,9 @@ import numpy as np
 
 from graphopt.data.arrays import ArraySamples, open_npz, read_npz
 from graphopt.data.feeds import Feed, InputSpec, as_feed, batch_count, batches
+from graphopt.data.functions import blaming, import_function, is_function
 from graphopt.data.metrics import METRICS
-from graphopt.data.samples import import_function, is_function, refuse_options, split_options
+from graphopt.data.samples import is_folder, refuse_options, split_options
 from graphopt.errors import GraphoptError
 from graphopt.options import build
 from graphopt.progress import Progress
@@ -61,10 +62,11 @@ def open_evaluation(text: str, specs: tuple[InputSpec, ...]) -> Evaluation:
     """
     place, options = split_options(text)
     path = Path(place)
+    folder = is_folder(path)
     if path.suffix != ".npz" and not path.exists() and is_function(place):
         refuse_options(options, f"'{place}'")
         return FunctionEvaluation(place, import_function(place), specs)
-    if path.is_dir():
+    if folder:
         raise GraphoptError(
             "is a folder", where=place, fix="an evaluation is an .npz file or module:function"
         )
@@ -103,14 +105,25 @@ class LabelledData:
         total = batch_count(self.samples, specs, BATCH)
         collected = []
         for feed, real in progress.track(batches(self.samples, specs, BATCH), "evaluating", total):
-            collected.append(self._output(predict(feed))[:real])
+            collected.append(self._output(predict(feed), _rows(feed))[:real])
         return METRICS[self.metric](np.concatenate(collected), self.labels)
 
-    def _output(self, outputs: dict[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    def _output(self, outputs: dict[str, np.ndarray[Any, Any]], rows: int) -> np.ndarray[Any, Any]:
         name = self.options.output or next(iter(outputs))
         if name not in outputs:
             raise GraphoptError(f"the model has no output '{name}'", where=self.description)
-        return outputs[name]
+        output = outputs[name]
+        if not isinstance(output, np.ndarray) or output.shape[:1] != (rows,):
+            raise GraphoptError(
+                f"output '{name}' has no row for each of the {rows} samples that it was given",
+                where=self.description,
+                fix="choose another with {output=NAME}, or evaluate with a function",
+            )
+        return output
+
+
+def _rows(feed: Feed) -> int:
+    return len(next(iter(feed.values())))
 
 
 class FunctionEvaluation:
@@ -128,7 +141,8 @@ class FunctionEvaluation:
         def checked(data: Mapping[str, Any] | Any) -> dict[str, np.ndarray[Any, Any]]:
             return predict(as_feed(data, self._specs, self.description))
 
-        score = self._function(checked)
+        with blaming(self.description):
+            score = self._function(checked)
         if isinstance(score, bool) or not isinstance(score, (int, float, np.number)):
             raise GraphoptError(
                 f"returned {type(score).__name__}, not a number", where=self.description

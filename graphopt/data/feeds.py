@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,6 +26,8 @@ class InputSpec:
     name: str
     shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
+    batched: bool = True
+    """Whether the first axis is the batch, over which samples can be joined."""
 
     def __str__(self) -> str:
         dims = ",".join("?" if dim is None else str(dim) for dim in self.shape)
@@ -33,8 +35,8 @@ class InputSpec:
 
     @property
     def static_batch(self) -> int | None:
-        """The size of the first axis, if the model fixes it."""
-        return self.shape[0] if self.shape else None
+        """The batch size, if the model fixes it."""
+        return self.shape[0] if self.batched and self.shape else None
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Whether an array of `shape` can be fed."""
@@ -45,6 +47,9 @@ class InputSpec:
 
 def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
     """The inputs of `model` that a caller must feed.
+
+    Their first axis is the batch if all of them leave it free, or all fix the same size of at
+    least one; otherwise samples cannot be joined, and are fed one by one.
 
     Raises:
         GraphoptError: if one is not a tensor of known rank.
@@ -58,7 +63,10 @@ def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
             )
         shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape)
         specs.append(InputSpec(str(value.name), shape, value.type.dtype.numpy()))
-    return tuple(specs)
+    batch = {spec.shape[0] if spec.shape else 0 for spec in specs}
+    if len(batch) == 1 and 0 not in batch:
+        return tuple(specs)
+    return tuple(replace(spec, batched=False) for spec in specs)
 
 
 def check_names(names: list[str], specs: tuple[InputSpec, ...], where: str) -> None:
@@ -94,8 +102,10 @@ def fit(array: np.ndarray[Any, Any], spec: InputSpec, where: str) -> np.ndarray[
         )
     if array.dtype == spec.dtype:
         return array
+    if array.dtype == np.dtype(f"V{spec.dtype.itemsize}") and spec.dtype.kind == "V":
+        return array.view(spec.dtype)  # how numpy's files store a type that numpy does not know
     lossless = np.can_cast(array.dtype, spec.dtype, "safe")
-    both_float = array.dtype.kind == "f" and spec.dtype.kind in "fV"
+    both_float = array.dtype.kind == "f" and "float" in spec.dtype.name
     if not (lossless or both_float):
         raise GraphoptError(
             f"the data for input '{spec.name}' is {array.dtype}, but the model takes {spec.dtype}",
@@ -139,7 +149,7 @@ def batch_count(samples: Samples, specs: tuple[InputSpec, ...], size: int) -> in
 
 def _batch_size(specs: tuple[InputSpec, ...], size: int) -> tuple[int, bool]:
     """The batch size to use, and whether the model fixes it."""
-    if any(not spec.shape for spec in specs):
+    if not all(spec.batched for spec in specs):
         return 1, False
     fixed = [spec.static_batch for spec in specs if spec.static_batch is not None]
     return (max(fixed), True) if fixed else (size, False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +33,8 @@ class Preprocessing:
     crop: str = "none"
     """WIDTHxHEIGHT to cut from the centre after scaling."""
     color: Literal["rgb", "bgr", "gray"] = "rgb"
-    scale: float = 1 / 255
+    scale: float | None = None
+    """None (default): 1/255, but 1 for a model that takes integers."""
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     layout: Literal["nchw", "nhwc"] = "nchw"
@@ -43,17 +46,18 @@ class Preprocessing:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, channels):
                 raise ValueError(f"{name} has {len(values)} numbers for {channels} channels")
-        if 0.0 in self.std:
-            raise ValueError("std must not be 0")
+        numbers = (*self.mean, *self.std, self.scale or 1.0)
+        if 0.0 in self.std or not all(map(math.isfinite, numbers)):
+            raise ValueError("mean, std and scale must be finite numbers, and std not 0")
 
 
 def parse_size(text: str, what: str) -> tuple[int, int] | None:
     """`WIDTHxHEIGHT` as two numbers, `none` as None; raises ValueError for anything else."""
     if text == "none":
         return None
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+    if not re.fullmatch(r"[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", text):
         raise ValueError(f"{what} must be WIDTHxHEIGHT or none, not '{text}'")
+    width, height = text.split("x")
     return int(width), int(height)
 
 
@@ -98,7 +102,10 @@ class ImageFolder:
             pixels = pixels[..., ::-1]
         mean = np.asarray(options.mean, dtype=np.float32)
         std = np.asarray(options.std, dtype=np.float32)
-        pixels = (pixels * np.float32(options.scale) - mean) / std
+        scale = options.scale
+        if scale is None:
+            scale = 1.0 if self._spec.dtype.kind in "iu" else 1 / 255
+        pixels = (pixels * np.float32(scale) - mean) / std
         if options.layout == "nchw":
             pixels = pixels.transpose(2, 0, 1)
         array: np.ndarray[Any, Any] = np.ascontiguousarray(pixels)

@@ -19,12 +19,15 @@ def top1(outputs: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> float:
         outputs: [samples, classes], any float or integer type. A NaN never counts as a hit.
         labels: [samples], integers.
     """
-    if outputs.ndim != 2 or labels.ndim != 1 or labels.dtype.kind not in "iu":
+    fits = outputs.ndim == 2 and labels.ndim == 1 and len(outputs) == len(labels)
+    if not fits or outputs.dtype.kind not in "fiuV" or labels.dtype.kind not in "iu":
         raise GraphoptError(
-            f"top1 takes outputs [samples, classes] and integer labels [samples], but got "
-            f"{list(outputs.shape)} and {labels.dtype} {list(labels.shape)}"
+            "top1 takes numbers [samples, classes] and integer labels [samples], but the output "
+            f"is {outputs.dtype} {list(outputs.shape)} and the labels are "
+            f"{labels.dtype} {list(labels.shape)}"
         )
-    hits = (outputs.argmax(axis=1) == labels) & ~np.isnan(outputs).any(axis=1)
+    numbers = outputs.astype(np.float64)
+    hits = (numbers.argmax(axis=1) == labels) & ~np.isnan(numbers).any(axis=1)
     return float(hits.mean() * 100)
 
 

@@ -24,6 +24,8 @@ class RandomOptions:
     def __post_init__(self) -> None:
         if self.n < 1:
             raise ValueError("n must be at least 1")
+        if self.seed < 0:
+            raise ValueError("seed must not be negative")
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class RandomSamples:
 
 def _noise(spec: InputSpec, generator: np.random.Generator) -> np.ndarray[Any, Any]:
     shape = tuple(FREE_DIMENSION if dim is None else dim for dim in spec.shape)
-    if spec.shape:
-        shape = (1, *shape[1:])  # one sample; `batches` fills a fixed first axis
+    if spec.batched and spec.shape:
+        shape = (1, *shape[1:])  # one sample; `batches` fills a fixed batch
     if spec.dtype.kind in "iub":
         return generator.integers(0, 2, shape).astype(spec.dtype)
     if spec.dtype.kind in "OSU":

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from graphopt.data.feeds import Feed, InputSpec
+from graphopt.data.functions import FunctionSamples, import_function, is_function
 from graphopt.errors import GraphoptError
 from graphopt.options import Scanner, build, scan_options
 
@@ -55,7 +54,7 @@ def open_samples(text: str, specs: tuple[InputSpec, ...]) -> Samples:
 
         return RandomSamples(build(RandomOptions, *options, "'random'"), specs)
     path = Path(place)
-    if path.is_dir():
+    if is_folder(path):
         return _open_folder(path, options, specs)
     if path.suffix == ".npz" or path.is_file():
         from graphopt.data.arrays import open_npz
@@ -63,8 +62,6 @@ def open_samples(text: str, specs: tuple[InputSpec, ...]) -> Samples:
         refuse_options(options, f"'{place}'")
         return open_npz(path, specs)
     if is_function(place):
-        from graphopt.data.functions import FunctionSamples
-
         refuse_options(options, f"'{place}'")
         return FunctionSamples(place, import_function(place), specs)
     raise GraphoptError(
@@ -72,6 +69,14 @@ def open_samples(text: str, specs: tuple[InputSpec, ...]) -> Samples:
         where=place,
         fix="data is an .npz file, a folder, module:function or random",
     )
+
+
+def is_folder(path: Path) -> bool:
+    """Whether `path` is a folder; raises GraphoptError if it cannot even be asked for."""
+    try:
+        return path.is_dir()
+    except OSError as error:  # a name that is too long, a link to itself
+        raise GraphoptError(f"cannot be read ({error.strerror})", where=str(path)) from None
 
 
 def split_options(text: str) -> tuple[str, tuple[dict[str, Any], Scanner]]:
@@ -90,30 +95,6 @@ def refuse_options(options: tuple[dict[str, Any], Scanner], what: str) -> None:
     """Raises GraphoptError if a source that has no options was given some."""
     for key, (_, column) in options[0].items():
         options[1].fail(f"{what} has no option '{key}'", column)
-
-
-def is_function(text: str) -> bool:
-    """Whether `text` has the form `module:function`."""
-    module, _, function = text.partition(":")
-    return function.isidentifier() and all(part.isidentifier() for part in module.split("."))
-
-
-def import_function(text: str) -> Callable[..., Any]:
-    """The function that `module:function` names; the current folder can hold the module."""
-    module_name, _, name = text.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise GraphoptError(
-            f"cannot be imported ({error})", where=f"module '{module_name}'"
-        ) from None
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise GraphoptError(f"has no function '{name}'", where=f"module '{module_name}'")
-    return function  # type: ignore[no-any-return]
 
 
 def _open_folder(

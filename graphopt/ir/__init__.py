@@ -20,11 +20,12 @@ from graphopt.ir.query import (
     main_inputs,
     nodes_of,
     rank,
+    replaced_operators,
     sole_use,
     static_shape,
     subgraphs,
 )
-from graphopt.ir.saving import require_folder, save, weight_bytes, writing
+from graphopt.ir.saving import save, weight_bytes, writable_path, writing
 from graphopt.ir.shapes import forget_shapes, infer_shapes
 
 __all__ = [
@@ -49,7 +50,7 @@ __all__ = [
     "model_files",
     "nodes_of",
     "rank",
-    "require_folder",
+    "replaced_operators",
     "save",
     "sha256",
     "sole_use",
@@ -58,5 +59,6 @@ __all__ = [
     "take_over",
     "to_graphsurgeon",
     "weight_bytes",
+    "writable_path",
     "writing",
 ]

@@ -43,7 +43,8 @@ def skeleton_of_model(model: ir.Model) -> onnx.ModelProto:
             continue
         if tensor.nbytes <= SMALL_TENSOR_BYTES:
             if isinstance(tensor, ir.ExternalTensor):
-                value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+                array = tensor.numpy().copy()  # no view: it would keep the file open
+                value.const_value = ir.tensor(array, dtype=tensor.dtype, name=name)
             continue
         value.shape = ir.Shape(tensor.shape.numpy())
         value.type = ir.TensorType(tensor.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -15,6 +15,7 @@ from graphopt.ir.query import (
     count_nodes,
     default_opset,
     is_standard,
+    nodes_of,
     static_shape,
 )
 from graphopt.ir.shapes import forget_shapes, infer_shapes
@@ -34,7 +35,7 @@ class NodeCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a model for one sample: every symbolic first axis of an input counts as 1."""
+    """The cost of one run of a model: every symbolic first axis of an input counts as 1."""
 
     nodes: int
     parameters: int
@@ -45,7 +46,8 @@ class Cost:
     macs: int
     """Multiply-accumulates of Conv, ConvTranspose, Gemm, MatMul and their integer kin."""
     unknown: tuple[str, ...]
-    """Names of the nodes of those kinds whose shapes are not known, and which count as 0."""
+    """Names of the nodes of those kinds that count as 0: their shapes are not known, or they are
+    in a subgraph or function, which may run any number of times."""
     opset: int
     per_node: tuple[NodeCost, ...]
 
@@ -80,10 +82,16 @@ def measure(model: ir.Model, shapes: Mapping[str, tuple[int, ...]] | None = None
         parameters=sum(tensor.size for tensor, is_parameter in constants if is_parameter),
         weight_bytes=sum(tensor.nbytes for tensor, _ in constants),
         macs=sum(row.macs or 0 for row in rows),
-        unknown=tuple(row.name for row in rows if row.macs is None),
+        unknown=(*(row.name for row in rows if row.macs is None), *_elsewhere(model)),
         opset=default_opset(model),
         per_node=tuple(rows),
     )
+
+
+def _elsewhere(model: ir.Model) -> Iterator[str]:
+    for node in nodes_of(model):
+        if is_standard(node, *_MACS) and node.graph is not model.graph:
+            yield node.name or ""
 
 
 def _constants(model: ir.Model) -> list[tuple[ir.TensorProtocol, bool]]:

@@ -26,6 +26,7 @@ def from_graphsurgeon(graph: gs.Graph) -> ir.Model:
     import onnx_graphsurgeon as gs
 
     proto: onnx.ModelProto = gs.export_onnx(graph.copy().toposort())
+    proto.ir_version = max(proto.ir_version, 4)  # gs.Graph holds no initializers as inputs
     model = ir.from_proto(proto)
     check(model, where=f"gs.Graph '{graph.name}'")
     return model
@@ -45,6 +46,6 @@ def to_graphsurgeon(model: ir.Model) -> gs.Graph:
                 f"onnx-graphsurgeon cannot hold the type {value.type}",
                 where=f"tensor '{value.name}'",
             )
-    model = model.clone()
-    ir.external_data.load_to_model(model)
-    return gs.import_onnx(ir.to_proto(model))
+    from graphopt.ir.saving import embedded
+
+    return gs.import_onnx(ir.to_proto(embedded(model)))

@@ -76,10 +76,10 @@ def model_files(path: Path, model: ir.Model) -> list[Path]:
 
 
 def _load_path(path: Path) -> ir.Model:
-    if path.is_dir():
-        raise GraphoptError("is a folder, not an ONNX file", where=str(path))
     try:
         content = path.read_bytes()
+    except IsADirectoryError:
+        raise GraphoptError("is a folder, not an ONNX file", where=str(path)) from None
     except FileNotFoundError:
         raise GraphoptError("no such file", where=str(path)) from None
     except OSError as error:
@@ -108,7 +108,8 @@ def _from_proto(proto: onnx.ModelProto, where: str, base_dir: Path | None = None
     try:
         model = ir.from_proto(proto)
     except (ValueError, TypeError, KeyError, NotImplementedError, ir.serde.SerdeError) as error:
-        raise GraphoptError(f"is not a valid ONNX model: {error}", where=where) from None
+        cause = error.__cause__ or error
+        raise GraphoptError(f"is not a valid ONNX model: {cause}", where=where) from None
     if base_dir is not None:
         ir.external_data.set_base_dir(model.graph, base_dir)
         _require_external_data(model, where)
@@ -167,6 +168,14 @@ def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
 def _require_external_data(model: ir.Model, where: str) -> None:
     sizes: dict[Path, int | None] = {}
     for tensor in external_tensors(model):
+        location = Path(tensor.location)
+        if location.is_absolute() or ".." in location.parts:
+            raise GraphoptError(
+                f"the external data of tensor '{tensor.name}' is outside the model's folder: "
+                f"{location}",
+                where=where,
+                fix="keep the data beside the model",
+            )
         path = Path(tensor.path)
         if path not in sizes:
             sizes[path] = path.stat().st_size if path.is_file() else None

@@ -26,6 +26,11 @@ def is_standard(node: ir.Node, *op_types: str) -> bool:
     return node.domain in DEFAULT_DOMAINS and node.op_type in op_types
 
 
+def replaced_operators(model: ir.Model) -> frozenset[str]:
+    """The operators of the default ONNX domain that a function of `model` defines anew."""
+    return frozenset(name for domain, name, _ in model.functions if domain in DEFAULT_DOMAINS)
+
+
 def default_opset(model: ir.Model) -> int:
     """The version of the default ONNX domain that the main graph imports; 1 if none is stated."""
     return next((v for d, v in model.opset_imports.items() if d in DEFAULT_DOMAINS), 1)

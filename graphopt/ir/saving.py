@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ def save(
     Raises:
         GraphoptError: if the folder does not exist, cannot be written, or the disk is full.
     """
-    path = require_folder(path)
+    path = writable_path(path)
     size = weight_bytes(model)
     if external_data is None:
         external_data = (
@@ -46,24 +47,38 @@ def save(
             where=str(path),
             fix="write external data",
         )
+    _map_before_replacing(model, path)
     with writing(path) as folder:
         if external_data:
-            ir.save(model, folder / path.name, external_data=f"{path.name}.data")
+            ir.save(detached(model), folder / path.name, external_data=f"{path.name}.data")
         else:
             content = ir.to_proto(embedded(model)).SerializeToString(deterministic=True)
             (folder / path.name).write_bytes(content)
         return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def require_folder(path: str | os.PathLike[str]) -> Path:
-    """`path`, if a file could be written there."""
-    path = Path(path)
+def writable_path(path: str | os.PathLike[str]) -> Path:
+    """Where a file named `path` is to be written: `path`, or what it links to.
+
+    Raises:
+        GraphoptError: if no file can be written there: no such folder, a folder or a device of
+            that name, a file without write permission.
+    """
+    given = Path(path)
+    try:
+        path = given.resolve() if given.is_symlink() else given
+        mode = path.stat().st_mode if path.exists() else None
+    except OSError as error:
+        raise _write_error(given, error) from None
     if not path.parent.is_dir():
         raise GraphoptError(
             "the output folder does not exist", where=str(path.parent), fix="create it"
         )
-    if path.is_dir():
-        raise GraphoptError("is a folder", where=str(path), fix="name a file to write")
+    if mode is not None and not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise GraphoptError(f"is {kind}", where=str(given), fix="name a file to write")
+    if mode is not None and not mode & 0o222:  # root may write it all the same, but should not
+        raise GraphoptError("is read-only", where=str(given), fix="name another file")
     if not os.access(path.parent, os.W_OK):
         raise GraphoptError("the output folder cannot be written", where=str(path.parent))
     return path
@@ -73,21 +88,54 @@ def require_folder(path: str | os.PathLike[str]) -> Path:
 def writing(path: Path) -> Iterator[Path]:
     """A folder beside `path`; what the body writes into it is moved next to `path` at the end.
 
-    The file named like `path` itself comes last. If anything fails, nothing is moved.
+    The file named like `path` itself comes last. If anything fails, what was there is still there.
     """
-    path = require_folder(path)
+    path = writable_path(path)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:50]}.", dir=path.parent))
     except OSError as error:
         raise _write_error(path, error) from None
     try:
         yield folder
-        for file in sorted(folder.iterdir(), key=lambda file: (file.name == path.name, file.name)):
-            file.replace(path.parent / file.name)
+        _move(sorted(folder.iterdir(), key=lambda file: (file.name == path.name, file.name)), path)
     except OSError as error:
         raise _write_error(path, error) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(files: list[Path], path: Path) -> None:
+    """Moves `files` beside `path`; all or none, of which one alone is atomic by itself."""
+    moved: list[tuple[Path, Path | None]] = []
+    try:
+        for file in files:
+            target = path.parent / file.name
+            backup = None
+            if target.exists():
+                shutil.copymode(target, file)
+                if len(files) > 1:
+                    backup = file.with_name(f"{file.name}.before")
+                    os.link(target, backup)
+            file.replace(target)
+            moved.append((target, backup))
+    except OSError:
+        for target, backup in reversed(moved):
+            if backup is None:
+                target.unlink()
+            else:
+                backup.replace(target)
+        raise
+
+
+def _map_before_replacing(model: ir.Model, path: Path) -> None:
+    """Opens the external data of `model` that is about to be replaced, so that it stays readable.
+
+    The tensors are mapped into memory, and a mapping outlives its file.
+    """
+    target = path.with_name(f"{path.name}.data").resolve()
+    for tensor in external_tensors(model):
+        if Path(tensor.path).resolve() == target:
+            tensor.numpy()
 
 
 def weight_bytes(model: ir.Model) -> int:
@@ -100,12 +148,33 @@ def weight_bytes(model: ir.Model) -> int:
     )
 
 
+def detached(model: ir.Model) -> ir.Model:
+    """A copy of `model` that opens its external data for itself.
+
+    onnx_ir closes external data when it has written or loaded it, under whoever else reads it.
+    """
+    copy = model.clone()
+    for graph in copy.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.ExternalTensor(
+                    tensor.location,
+                    tensor.offset,
+                    tensor.length,
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.shape.numpy()),
+                    name=str(value.name),
+                    base_dir=tensor.base_dir,
+                )
+    return copy
+
+
 def embedded(model: ir.Model) -> ir.Model:
     """`model` with its external data in memory: itself if it has none, otherwise a copy."""
     if next(external_tensors(model), None) is None:
         return model
-    model = model.clone()
-    return ir.external_data.load_to_model(model)
+    return ir.external_data.load_to_model(detached(model))
 
 
 def _write_error(path: Path, error: OSError) -> GraphoptError:

@@ -35,7 +35,7 @@ class GraphSurgeonPass(Pass):
             if _resolves_to(text, self.function):
                 object.__setattr__(self, "function", text)
             return
-        from graphopt.data.samples import is_function
+        from graphopt.data.functions import is_function
 
         if not is_function(self.function):
             raise ValueError(f"function must be module:function, not '{self.function}'")
@@ -43,14 +43,15 @@ class GraphSurgeonPass(Pass):
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         import onnx_graphsurgeon as gs
 
-        from graphopt.data.samples import import_function
+        from graphopt.data.functions import blaming, import_function
         from graphopt.ir import load, to_graphsurgeon
 
         function = (
             import_function(self.function) if isinstance(self.function, str) else self.function
         )
         graph = to_graphsurgeon(model)
-        returned = function(graph)
+        with blaming(str(self)):
+            returned = function(graph)
         if returned is not None and not isinstance(returned, gs.Graph):
             raise GraphoptError(f"returned {type(returned).__name__}, not a graph", where=str(self))
         result = load(graph if returned is None else returned)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from graphopt.ir import require_folder, save
+from graphopt.ir import save, writable_path
 from graphopt.pipeline.base import Pass, PassResult
 
 
@@ -35,7 +35,7 @@ class Dump:
     """Saves the model after each pass that changed it: `01-fold-constants.onnx`, and so on."""
 
     def __init__(self, folder: Path) -> None:
-        require_folder(folder / "model.onnx")
+        writable_path(folder / "model.onnx")
         self._folder = folder
         self._number = 0
 

@@ -25,7 +25,9 @@ def write_record(
     model.metadata_props[f"{PREFIX}source_sha256"] = source_sha256
     model.metadata_props[f"{PREFIX}versions"] = versions()
     if calibration is not None:
-        model.metadata_props[f"{PREFIX}calibration"] = calibration
+        # A file name may hold bytes that are no text, which protobuf refuses.
+        text = calibration.encode("utf-8", "replace").decode("utf-8")
+        model.metadata_props[f"{PREFIX}calibration"] = text
     else:
         model.metadata_props.pop(f"{PREFIX}calibration", None)
 

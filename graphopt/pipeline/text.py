@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from graphopt.errors import GraphoptError, did_you_mean
-from graphopt.options import Scanner, build, format_options, scan_options
+from graphopt.options import MAX_DEPTH, Scanner, build, format_options, scan_options
 from graphopt.pipeline.base import Pass, Stage
 from graphopt.pipeline.presets import PRESETS
 from graphopt.pipeline.registry import find_pass, pass_names
@@ -79,20 +79,22 @@ def parse(text: str) -> Pipeline:
     return pipeline
 
 
-def _pipeline(scanner: Scanner) -> Pipeline:
+def _pipeline(scanner: Scanner, depth: int = 0) -> Pipeline:
+    if depth > MAX_DEPTH:
+        scanner.fail("repetitions are nested too deeply")
     steps: list[Step] = []
     while True:
-        steps.extend(_step(scanner))
+        steps.extend(_step(scanner, depth))
         if not scanner.accept(","):
             return Pipeline(tuple(steps))
 
 
-def _step(scanner: Scanner) -> tuple[Step, ...]:
+def _step(scanner: Scanner, depth: int) -> tuple[Step, ...]:
     name, column = scanner.word("the name of a pass")
     options = scan_options(scanner)
     if name == REPEAT:
         scanner.expect("(", f"'{REPEAT}'")
-        body = _pipeline(scanner)
+        body = _pipeline(scanner, depth + 1)
         scanner.expect(")", "the last step to repeat")
         return (Repeat(body, build(RepeatOptions, options, scanner, f"'{REPEAT}'")),)
     if name in PRESETS:

@@ -35,13 +35,17 @@ class Verify:
     """
 
     def __init__(
-        self, feeds: list[Feed], mode: Mode = "final", tolerance: float | None = None
+        self,
+        feeds: list[Feed],
+        mode: Mode = "final",
+        tolerance: float | None = None,
+        skipped: str | None = None,
     ) -> None:
         self.checks: list[Check] = []
         self.total: tuple[Difference, ...] = ()
         """The final result against the original."""
-        self.skipped: str | None = None
-        """Why nothing could be compared, if so."""
+        self.skipped = skipped
+        """Why nothing can be compared, if so."""
         self._feeds = feeds
         self._mode = mode
         self._tolerance = tolerance
@@ -51,12 +55,19 @@ class Verify:
         self._pending: list[Pass] = []
 
     def start(self, model: ir.Model) -> None:
+        if self.skipped is not None:
+            return
         try:
-            self._engine = open_engine(model)
+            self._engine = open_engine(model, probe=self._feeds[0])
             self._original = [self._engine.run(feed) for feed in self._feeds]
+            again = [self._engine.run(self._feeds[0])]
         except GraphoptError as error:
             self._engine = None
             self.skipped = f"the original does not run: {error}"
+            return
+        if not all(difference.exact for difference in compare(self._original[:1], again)):
+            self._engine = None
+            self.skipped = "the original gives other outputs each time it runs"
         self._reference = self._original
 
     def before(self, step: Pass, model: ir.Model) -> None:

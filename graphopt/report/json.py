@@ -34,7 +34,7 @@ def write_json(report: Any, path: str | Path) -> None:
     """Writes `report` to `path`, whole or not at all."""
     path = Path(path)
     with writing(path) as folder:
-        (folder / path.name).write_text(dumps(report), encoding="utf-8")
+        (folder / path.name).write_text(dumps(report), encoding="utf-8", errors="replace")
 
 
 def _plain(value: Any) -> Any:

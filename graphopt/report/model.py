@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from graphopt.ir import Cost
 from graphopt.runtime.difference import Difference
 
 
@@ -15,7 +16,7 @@ class ModelFigures:
     nodes: int
     parameters: int
     macs: int
-    """For one sample."""
+    """For one sample; for one run of a model whose batch size is fixed."""
     macs_unknown: tuple[str, ...]
     """Nodes whose multiply-accumulates are missing from `macs`, for want of shapes."""
     weight_bytes: int
@@ -84,7 +85,8 @@ class Score:
     @property
     def met(self) -> bool:
         """Whether the drop is within what the user allowed."""
-        return self.max_drop is None or self.drop <= self.max_drop
+        rounding = 1e-9 * max(1.0, abs(self.before))
+        return self.max_drop is None or self.drop <= self.max_drop + rounding
 
 
 @dataclass(frozen=True)
@@ -105,3 +107,48 @@ class Report:
     latency_batch: int | None = None
     warnings: tuple[str, ...] = ()
     output: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outputs of `second` against those of `first`, on the same samples."""
+
+    first: str
+    second: str
+    data: str
+    samples: int
+    differences: tuple[Difference, ...]
+    tolerance: float | None
+
+    @property
+    def met(self) -> bool:
+        """Whether every output is within the tolerance; true if none is stated."""
+        return self.tolerance is None or all(d.within(self.tolerance) for d in self.differences)
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a model."""
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...] | None
+    """A number, a symbol's name, or None if unknown, for each dimension."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `graphopt inspect` shows."""
+
+    path: str
+    file_bytes: int
+    ir_version: int
+    opsets: dict[str, int]
+    producer: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    operators: dict[str, int]
+    """How many nodes of each operator there are, in all graphs, most frequent first."""
+    cost: Cost
+    record: dict[str, str]
+    """What graphopt wrote into the model when it made it."""

@@ -10,9 +10,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from graphopt.report.comparison import Comparison
-from graphopt.report.inspection import Inspection, Port
-from graphopt.report.model import ModelFigures, Report, Score, Verification
+from graphopt.report.model import (
+    Comparison,
+    Inspection,
+    ModelFigures,
+    Port,
+    Report,
+    Score,
+    Verification,
+)
 from graphopt.runtime.difference import Difference
 
 if TYPE_CHECKING:
@@ -149,7 +155,7 @@ def print_inspection(inspection: Inspection) -> None:
     unknown = f" (without {len(cost.unknown)} nodes of unknown shape)" if cost.unknown else ""
     console.print(
         f"{cost.nodes:,} nodes, {cost.parameters:,} parameters in {cost.weight_bytes:,} bytes, "
-        f"{cost.macs:,} MACs for one sample{unknown}"
+        f"{cost.macs:,} MACs{unknown}"
     )
     console.print(escape(", ".join(f"{n} {op}" for op, n in inspection.operators.items())))
     console.print("the costliest nodes:")
@@ -167,7 +173,7 @@ def _cost_table(inspection: Inspection) -> Table:
     table.add_column("parameters", justify="right")
     for node in heaviest[:TOP_NODES]:
         macs = "unknown" if node.macs is None else f"{node.macs:,}"
-        table.add_row(escape(node.name), node.op_type, macs, f"{node.parameters:,}")
+        table.add_row(escape(node.name), escape(node.op_type), macs, f"{node.parameters:,}")
     return table
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,23 +94,38 @@ class _Sums:
         )
 
 
-def compare(
-    reference: Sequence[dict[str, Any]], result: Sequence[dict[str, Any]]
-) -> tuple[Difference, ...]:
-    """Compares two models' outputs, a dict by name for each input that was run, in order.
+class Comparer:
+    """Compares two models' outputs input by input, and keeps only running sums."""
 
-    Raises:
-        GraphoptError: if names, shapes or types differ.
-    """
-    sums: dict[str, _Sums] = {}
-    for expected, got in zip(reference, result, strict=True):
-        if list(expected) != list(got):
+    def __init__(self) -> None:
+        self._sums: dict[str, _Sums] = {}
+
+    def add(self, reference: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """Takes in the outputs by name for one more input.
+
+        Raises:
+            GraphoptError: if names, shapes or types differ.
+        """
+        if list(reference) != list(result):
             raise GraphoptError(
-                f"the outputs differ by name: {', '.join(expected)} and {', '.join(got)}"
+                f"the outputs differ by name: {', '.join(reference)} and {', '.join(result)}"
             )
-        for name, value in expected.items():
-            _add(sums, name, value, got[name])
-    return tuple(entry.result() for entry in sums.values())
+        for name, value in reference.items():
+            _add(self._sums, name, value, result[name])
+
+    def result(self) -> tuple[Difference, ...]:
+        """The difference of each output over all inputs so far."""
+        return tuple(entry.result() for entry in self._sums.values())
+
+
+def compare(
+    reference: Sequence[Mapping[str, Any]], result: Sequence[Mapping[str, Any]]
+) -> tuple[Difference, ...]:
+    """Compares two models' outputs, a dict by name for each input that was run, in order."""
+    comparer = Comparer()
+    for expected, got in zip(reference, result, strict=True):
+        comparer.add(expected, got)
+    return comparer.result()
 
 
 def _add(sums: dict[str, _Sums], name: str, reference: Any, result: Any) -> None:

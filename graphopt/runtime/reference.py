@@ -41,20 +41,32 @@ class ReferenceEngine:
             raise GraphoptError(f"the model fails on this input: {one_line(error)}") from None
 
 
-def open_engine(model: ir.Model, like: Engine | None = None) -> Engine:
+def open_engine(
+    model: ir.Model, *, like: Engine | None = None, probe: Feed | None = None
+) -> Engine:
     """ONNX Runtime if it can run `model`, otherwise the reference evaluator.
 
     Args:
         like: use the same kind of engine as this one, since numbers of two engines differ.
+        probe: an input that the engine must be able to run; its Python interface lacks some types.
+
+    Raises:
+        GraphoptError: if neither can.
     """
     if isinstance(like, ReferenceEngine):
         return ReferenceEngine(model)
     try:
-        return Session(model)
+        session = Session(model)
+        if probe is not None:
+            session.run(probe)
+        return session
     except GraphoptError as refused:
         if like is not None:
             raise
         try:
-            return ReferenceEngine(model)
+            engine = ReferenceEngine(model)
+            if probe is not None:
+                engine.run(probe)
+            return engine
         except GraphoptError as error:
             raise GraphoptError(f"{refused}; {error}") from None

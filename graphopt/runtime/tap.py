@@ -68,7 +68,7 @@ def observed_shapes(
     model: ir.Model, nodes: Iterable[str], feed: Feed
 ) -> dict[str, tuple[int, ...]]:
     """The shapes of the inputs and outputs of the main graph's nodes `nodes`, running on `feed`."""
-    wanted = set(nodes)
+    wanted = set(nodes) - {""}
     names = {
         str(value.name)
         for node in model.graph
@@ -78,7 +78,7 @@ def observed_shapes(
     }
     session = Session(tapped(model, sorted(names)))
     values = session.run({name: a for name, a in feed.items() if name in session.inputs})
-    return {name: value.shape for name, value in values.items()}
+    return {name: v.shape for name, v in values.items() if isinstance(v, np.ndarray)}
 
 
 def run_all(model: ir.Model, feeds: Iterable[Feed]) -> list[dict[str, np.ndarray[Any, Any]]]:

@@ -43,9 +43,10 @@ class QuantizationRules:
             for the range of the values that they drop is of no concern; but if their input is
             quantized anyway, nothing is quantized again below.
         joins: operators whose inputs share one scale, so that joining them moves integers.
-        residual_branches: an Add of the output of such an operator, computed in integers, and a
-            tensor that is quantized anyway reads the quantized one: the skip is then stored in
-            integers, and the Add runs in the operator's own kernel.
+        additions: operators that end a residual block.
+        residual_branches: an addition of the output of such an operator, computed in integers, and
+            a tensor that is quantized anyway reads the quantized one: the skip is then stored in
+            integers.
         data_limits: the least and the greatest integer of data.
         weight_limits: the same of weights.
     """
@@ -56,6 +57,7 @@ class QuantizationRules:
     movers: frozenset[str]
     selectors: frozenset[str]
     joins: frozenset[str]
+    additions: frozenset[str]
     residual_branches: frozenset[str]
     data_limits: tuple[int, int]
     weight_limits: tuple[int, int]
@@ -97,6 +99,7 @@ _TENSORRT = QuantizationRules(
     ),
     selectors=frozenset({"Expand", "Gather", "Slice", "Split", "Tile"}),
     joins=frozenset({"Concat"}),
+    additions=frozenset({"Add", "Sum"}),
     residual_branches=frozenset({"Conv"}),
     data_limits=(-128, 127),
     weight_limits=(-127, 127),

@@ -24,6 +24,7 @@ def graphopt(*arguments: object, cwd: Path, **options: object) -> subprocess.Com
         cwd=cwd,
         capture_output=True,
         text=True,
+        errors="replace",
         check=False,
         **options,
     )
@@ -219,4 +220,53 @@ def test_a_reader_that_goes_away_is_no_traceback(folder: Path) -> None:
         check=False,
     )
     os.close(write)
-    assert "Traceback" not in done.stderr
+    assert done.stderr == ""
+    assert done.returncode == 141
+
+
+def test_a_full_output_is_one_line(folder: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [str(GRAPHOPT), "inspect", "m.onnx"],
+            cwd=folder,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "graphopt: the output cannot be written (No space left on device)\n"
+
+
+def test_files_must_not_be_one_another(folder: Path) -> None:
+    quantize = ("--preset", "int8", "--calib", "calib.npz")
+    assert "is both -o and --json" in bad(folder, *optimize("--json", "out.onnx"))
+    assert "is both IN and --json" in bad(folder, *optimize("--json", "m.onnx"))
+    assert "is both --calib and -o" in bad(folder, *optimize(*quantize, output="calib.npz"))
+    assert "is both IN and -o" in bad(folder, "build", "m.onnx", "-o", "m.onnx", "--target", "sm86")
+    done = graphopt(*optimize("--no-latency", output="m.onnx"), cwd=folder)
+    assert done.returncode == 0  # over its own input is what some want
+
+
+def test_numbers_that_are_none(folder: Path) -> None:
+    for option in ("--tolerance", "--max-drop"):
+        for value in ("nan", "inf", "-1", "much"):
+            done = graphopt(*optimize(option, value), cwd=folder)
+            assert done.returncode == 2
+            assert f"'{value}' is not a number of at least 0" in done.stderr
+
+
+def test_odd_names_do_not_matter(folder: Path) -> None:
+    odd = os.fsdecode(b"sp\xc3\xa4t [/b] \xff")
+    (folder / odd).mkdir(parents=True)
+    for name in ("m.onnx", "calib.npz"):
+        (folder / odd / name).write_bytes((folder / name).read_bytes())
+    done = graphopt(
+        *optimize(
+            "--preset", "int8", "--calib", f"{odd}/calib.npz", "--json", f"{odd}/r.json",
+            source=f"{odd}/m.onnx", output=f"{odd}/o.onnx",
+        ),
+        cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {"o.onnx", "r.json"} <= {path.name for path in (folder / odd).iterdir()}

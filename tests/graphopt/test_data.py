@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from PIL import Image
@@ -140,7 +142,7 @@ def test_a_folder_of_images_with_preprocessing(tmp_path: Path) -> None:
     (feed,) = open_samples(text, PICTURE)
     np.testing.assert_allclose(feed["x"][0, :, 0, 0], [(30 - 1) / 2, (20 - 2) / 2, (10 - 3) / 2])
     nhwc = (InputSpec("x", (1, 2, 2, 3), np.dtype(np.uint8)),)
-    (feed,) = open_samples(f"{tmp_path}{{layout=nhwc, scale=1, crop=2x2}}", nhwc)
+    (feed,) = open_samples(f"{tmp_path}{{layout=nhwc, crop=2x2}}", nhwc)
     np.testing.assert_array_equal(feed["x"], pixels[1:3, 2:4][None])
 
 
@@ -150,11 +152,14 @@ def test_images_that_do_not_fit(tmp_path: Path) -> None:
         open_samples(str(tmp_path), TWO)
     with pytest.raises(GraphoptError, match="but the model takes"):
         open_samples(f"{tmp_path}{{color=gray}}", PICTURE)
-    with pytest.raises(GraphoptError, match="size must be WIDTHxHEIGHT"):
-        open_samples(f"{tmp_path}{{size=big}}", PICTURE)
+    for size in ("big", "0x4", "²x2", "1000000x1000000"):
+        with pytest.raises(GraphoptError, match="size must be WIDTHxHEIGHT"):
+            open_samples(f"{tmp_path}{{size={size}}}", PICTURE)
+    with pytest.raises(GraphoptError, match="must be finite"):
+        open_samples(f"{tmp_path}{{scale=nan}}", PICTURE)
     with pytest.raises(GraphoptError, match="did you mean 'scale'"):
         open_samples(f"{tmp_path}{{scal=1}}", PICTURE)
-    with pytest.raises(GraphoptError, match="std must not be 0"):
+    with pytest.raises(GraphoptError, match="and std not 0"):
         open_samples(f"{tmp_path}{{std=[1,0,1]}}", PICTURE)
     (tmp_path / "0.png").write_bytes(b"no picture")
     with pytest.raises(GraphoptError, match=r"0\.png: is not an image"):
@@ -269,3 +274,65 @@ def test_the_inputs_of_a_model() -> None:
                 "{ y = ConcatFromSequence <axis = 0> (x) }"
             )
         )
+
+
+def raises() -> object:
+    yield {"x": rows(1)}
+    raise KeyError("lost")
+
+
+def ragged() -> list:
+    return [[[1.0, 2.0], [3.0]]]
+
+
+def test_a_function_that_fails_is_blamed_by_name_and_line() -> None:
+    samples = open_samples(f"{__name__}:raises", FREE)
+    with pytest.raises(GraphoptError, match=r"raises: raised KeyError: 'lost' \(test_data.py:\d+"):
+        list(samples)
+    with pytest.raises(GraphoptError, match="ragged: raised ValueError"):
+        open_samples(f"{__name__}:ragged", FREE)
+    evaluation = open_evaluation(f"{__name__}:raises_at_once", FREE)
+    with pytest.raises(GraphoptError, match="raised ZeroDivisionError"):
+        evaluation.score(scores, Quiet())
+
+
+def raises_at_once(predict: object) -> float:
+    return 1 / 0
+
+
+def test_a_module_that_does_not_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "half_a_module.py").write_text("def f(:")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GraphoptError, match="module 'half_a_module': raised SyntaxError"):
+        open_samples("half_a_module:f", FREE)
+
+
+def test_npz_members_that_are_no_arrays_or_broken(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "raw.npz", "w") as archive:
+        archive.writestr("x", "hello")
+    with pytest.raises(GraphoptError, match="'x' is no array"):
+        open_samples(str(tmp_path / "raw.npz"), FREE)
+    np.savez_compressed(tmp_path / "broken.npz", x=rows(500))
+    content = bytearray((tmp_path / "broken.npz").read_bytes())
+    content[80:400] = bytes(320)
+    (tmp_path / "broken.npz").write_bytes(content)
+    with pytest.raises(GraphoptError, match="is not a numpy file"):
+        open_samples(str(tmp_path / "broken.npz"), FREE)
+
+
+def test_bfloat16_comes_back_from_numpys_files(tmp_path: Path) -> None:
+    specs = (InputSpec("x", (None, 3), np.dtype(ml_dtypes.bfloat16)),)
+    text = npz(tmp_path / "c.npz", x=rows(2).astype(ml_dtypes.bfloat16))
+    feed = next(iter(open_samples(text, specs)))
+    assert feed["x"].dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(feed["x"].astype(np.float32), rows(2)[:1])
+
+
+def test_outputs_without_a_row_per_sample_are_not_scored(tmp_path: Path) -> None:
+    evaluation = open_evaluation(
+        npz(tmp_path / "e.npz", x=rows(16), labels=np.zeros(16, int)), FREE
+    )
+    with pytest.raises(GraphoptError, match="no row for each of the 16 samples"):
+        evaluation.score(lambda feed: {"y": np.zeros((1, 3), np.float32)}, Quiet())
+    with pytest.raises(GraphoptError, match="top1 takes numbers"):
+        evaluation.score(lambda feed: {"y": np.full((16, 3), "a")}, Quiet())

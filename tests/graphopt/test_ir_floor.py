@@ -189,6 +189,18 @@ def test_shared_weights_count_once() -> None:
         g (float[n, 2] x) => (float[n, 2] y) <float[2, 2] w = {1, 2, 3, 4}>
         { a = MatMul (x, w) y = MatMul (a, w) }
     """)
+    before = serialized(m)
     cost = graphopt.measure(m)
     assert (cost.parameters, cost.macs) == (4, 8)
-    assert serialized(m) == serialized(m.clone())
+    assert serialized(m) == before
+
+
+def test_what_runs_any_number_of_times_is_not_counted_but_named() -> None:
+    m = model("""
+        <ir_version: 9, opset_import: ["" : 17]>
+        g (float[2, 2] x, bool c) => (float[2, 2] y) {
+            y = If (c) <then_branch = t () => (float[2, 2] p) { p = MatMul (x, x) },
+                        else_branch = e () => (float[2, 2] q) { q = Identity (x) }>
+        }
+    """)
+    assert len(graphopt.measure(m).unknown) == 1

@@ -127,3 +127,20 @@ def test_the_hash_of_a_file_covers_its_external_data(tmp_path: Path) -> None:
     first = sha256(path, graphopt.load(path))
     graphopt.save(big_model(seed=1), path, external_data=True)
     assert sha256(path, graphopt.load(path)) != first
+
+
+def test_external_data_outside_the_models_folder_is_refused(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    graphopt.save(big_model(), inner / "m.onnx", external_data=True)
+    proto = onnx.load(inner / "m.onnx", load_external_data=False)
+    for location in ("../m.onnx.data", str(inner / "m.onnx.data")):
+        proto.graph.initializer[0].external_data[0].value = location
+        (inner / "n.onnx").write_bytes(proto.SerializeToString())
+        with pytest.raises(graphopt.GraphoptError, match="'w' is outside the model's folder"):
+            graphopt.load(inner / "n.onnx")
+
+
+def test_a_name_that_is_too_long_is_one_line() -> None:
+    with pytest.raises(graphopt.GraphoptError, match="File name too long"):
+        graphopt.load("x" * 5000)

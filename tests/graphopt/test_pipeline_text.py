@@ -140,6 +140,8 @@ def test_presets_stand_for_their_steps() -> None:
         ("repeat(fold-constants", r"'\)' expected"),
         ("repeat{max=0}(fold-constants)", "max must be at least 1"),
         ("fold-constants{nonsense=1}", "no option 'nonsense'"),
+        ("repeat(" * 2000, "nested too deeply"),
+        ("quantize{exclude=" + "[" * 2000, "nested too deeply"),
         ("graphsurgeon{function=nope}", "must be module:function"),
         ("graphsurgeon", "needs option 'function'"),
     ],

@@ -134,6 +134,14 @@ def test_a_lossy_pass_is_measured_and_exact_ones_around_it_are_still_held() -> N
 
 
 def test_a_model_that_does_not_run_is_said_to_be_unverified() -> None:
+    random = model(
+        '<ir_version: 9, opset_import: ["" : 17]> g (float[2, 4] x) => (float[2, 4] y) '
+        "{ y = RandomNormalLike (x) }"
+    )
+    verify = Verify([{"x": np.zeros((2, 4), np.float32)}], "final")
+    random.metadata_props["left"] = "1"
+    go(Countdown(), of=random, instruments=(verify,))
+    assert verify.skipped == "the original gives other outputs each time it runs"
     custom = model(MLP.replace('"" : 17', '"" : 17, "my" : 1').replace("Relu (h)", "my.Odd (h)"))
     verify = Verify([X], "final")
     go(Scale(by=1.5), of=custom, instruments=(verify,))
@@ -204,3 +212,64 @@ def test_the_record_and_that_nothing_done_leaves_an_earlier_one() -> None:
     first.metadata_props["left"] = "0"
     second = graphopt.optimize(first, Pipeline((Countdown(),)), verify="off").model
     assert serialized(second) == serialized(first)
+
+
+SEQUENCE = """
+    <ir_version: 9, opset_import: ["" : 17]>
+    g (seq(float[2]) x) => (float[n] y) { i = ConcatFromSequence <axis = 0> (x) y = Identity (i) }
+"""
+
+
+def test_a_model_that_cannot_be_fed_is_still_optimized() -> None:
+    result = graphopt.optimize(model(SEQUENCE), "lossless", latency=True)
+    assert [node.op_type for node in result.model.graph] == ["ConcatFromSequence"]
+    assert "there is nothing to feed" in (result.report.verification.skipped or "")
+    assert any("NOT verified" in warning for warning in result.report.warnings)
+
+
+def test_latency_that_cannot_be_measured_is_a_warning() -> None:
+    custom = model(MLP.replace('"" : 17', '"" : 17, "my" : 1').replace("Relu (h)", "my.Odd (h)"))
+    report = graphopt.optimize(custom, "lossless", latency=True).report
+    assert report.before.latency_ms is None
+    assert any(warning.startswith("latency was not measured") for warning in report.warnings)
+
+
+def test_inputs_without_a_common_batch_axis_are_fed_whole() -> None:
+    m = model("""
+        <ir_version: 9, opset_import: ["" : 17]>
+        g (float[1, 3] x, float[2] s, float[0, 3] empty) => (float[1, 3] y, float[1, 3] e) {
+            i = Identity (x)
+            t = ReduceSum <keepdims = 1> (s)
+            y = Mul (i, t)
+            axes = Constant <value = int64[1] {0}> ()
+            e = ReduceSum (empty, axes)
+        }
+    """)
+    report = graphopt.optimize(m, "lossless", latency=True).report
+    assert report.verification.skipped is None
+    assert [difference.exact for difference in report.verification.total] == [True, True]
+    assert report.before.latency_ms is not None
+
+
+def test_weights_that_are_inputs_are_left_alone_and_said_to_be() -> None:
+    old = model(
+        MLP.replace("ir_version: 9", "ir_version: 3")
+        .replace("17", "8")
+        .replace(
+            "(float[batch, 4] x)", "(float[batch, 4] x, float[4, 3] w, float[3] b, float[3, 2] v)"
+        )
+    )
+    report = graphopt.optimize(old, "lossless").report
+    assert any("3 weights are inputs as well" in warning for warning in report.warnings)
+    assert report.verification.total[0].exact
+    swapped = graphopt.optimize(old, Pipeline((GraphSurgeonPass(swap_relu),))).model
+    assert [node.op_type for node in swapped.graph] == ["Gemm", "Abs", "MatMul"]
+
+
+def test_a_score_that_falls_by_just_what_is_allowed() -> None:
+    from graphopt.report.model import Score
+
+    for hits in range(100, 1000):
+        before, after = hits / 1000 * 100, (hits - 10) / 1000 * 100
+        assert Score("data", "top1", before, after, max_drop=1.0).met
+        assert not Score("data", "top1", before, after - 0.1, max_drop=1.0).met

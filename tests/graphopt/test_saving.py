@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import signal
 import subprocess
@@ -130,3 +131,89 @@ def test_no_such_folder(tmp_path: Path) -> None:
         graphopt.save(model(), tmp_path / "no" / "m.onnx")
     with pytest.raises(graphopt.GraphoptError, match="is a folder"):
         graphopt.save(model(), tmp_path)
+
+
+def with_small_external_tensors(folder: Path) -> Path:
+    """A model with external data as exporters write it: a large weight and a small bias."""
+    m = big_model()
+    m.graph.register_initializer(
+        ir.Value(
+            name="b",
+            shape=ir.Shape([4]),
+            type=ir.TensorType(ir.DataType.FLOAT),
+            const_value=ir.tensor(np.arange(4, dtype=np.float32), name="b"),
+        )
+    )
+    proto = ir.to_proto(m)
+    add = onnx.helper.make_node("Add", ["y0", "b"], ["y"])
+    proto.graph.node[0].output[0] = "y0"
+    proto.graph.node.append(add)
+    path = folder / "m.onnx"
+    onnx.save(proto, path, save_as_external_data=True, location="m.onnx.data", size_threshold=0)
+    return path
+
+
+def test_a_model_with_small_external_tensors_goes_through_everything(tmp_path: Path) -> None:
+    path = with_small_external_tensors(tmp_path)
+    source = graphopt.load(path)
+    bias = source.graph.initializers["b"].const_value
+    held = bias.numpy()  # a view that someone keeps
+    result = graphopt.optimize(source, "lossless", latency=True)
+    assert result.report.verification.total[0].exact
+    for external in (True, False):
+        graphopt.save(result.model, tmp_path / "out.onnx", external_data=external)
+        again = graphopt.load(tmp_path / "out.onnx")
+        np.testing.assert_array_equal(again.graph.initializers["b"].const_value.numpy(), held)
+    graphopt.to_graphsurgeon(source)
+    np.testing.assert_array_equal(bias.numpy(), [0, 1, 2, 3])  # the source is as it was
+
+
+def test_saving_over_the_source_leaves_the_loaded_model_readable(tmp_path: Path) -> None:
+    path = with_small_external_tensors(tmp_path)
+    loaded = graphopt.load(path)
+    expected = np.array(graphopt.load(path).graph.initializers["w"].const_value.numpy())
+    small = loaded.graph.initializers["b"]
+    small.const_value = ir.tensor(np.zeros(1, np.float32), name="b")  # moves every offset
+    for _ in range(2):
+        graphopt.save(loaded, path)
+        saved = graphopt.load(path).graph.initializers["w"].const_value.numpy()
+        np.testing.assert_array_equal(saved, expected)
+
+
+def test_all_files_are_moved_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.onnx"
+    graphopt.save(big_model(seed=0), path, external_data=True)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    replace = Path.replace
+
+    def fail_on_the_model(self: Path, target: Path) -> Path:
+        if target == path:
+            raise OSError(errno.EIO, "Input/output error")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail_on_the_model)
+    with pytest.raises(graphopt.GraphoptError, match=r"Input/output error.*nothing was changed"):
+        graphopt.save(big_model(seed=1), path, external_data=True)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_links_are_followed_and_special_files_refused(tmp_path: Path) -> None:
+    (tmp_path / "link.onnx").symlink_to(tmp_path / "real.onnx")
+    graphopt.save(model(), tmp_path / "link.onnx")
+    assert (tmp_path / "link.onnx").is_symlink()
+    assert serialized(graphopt.load(tmp_path / "real.onnx")) == serialized(model())
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(graphopt.GraphoptError, match="not a regular file"):
+        graphopt.save(model(), tmp_path / "fifo")
+    (tmp_path / "real.onnx").chmod(0o444)
+    with pytest.raises(graphopt.GraphoptError, match="is read-only"):
+        graphopt.save(model(), tmp_path / "real.onnx")
+    with pytest.raises(graphopt.GraphoptError, match="File name too long"):
+        graphopt.save(model(), tmp_path / ("o" * 300))
+
+
+def test_permissions_stay(tmp_path: Path) -> None:
+    graphopt.save(model(), tmp_path / "m.onnx")
+    (tmp_path / "m.onnx").chmod(0o640)
+    graphopt.save(model(), tmp_path / "m.onnx")
+    assert (tmp_path / "m.onnx").stat().st_mode & 0o777 == 0o640

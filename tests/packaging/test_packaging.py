@@ -76,6 +76,8 @@ def test_the_wheel_installed_outside_the_checkout(tmp_path: Path) -> None:
         "print(graphopt.__file__, graphopt_passes.__file__, "
         "len([find_pass(name) for name in pass_names()]))"
     )
+    (metadata,) = site.glob("*.dist-info")
+    assert (metadata / "entry_points.txt").read_text().count("graphopt_passes.") == 5
     core, passes, count = python(code, cwd=tmp_path).split()
     assert core.startswith(str(site))
     assert passes.startswith(str(site))

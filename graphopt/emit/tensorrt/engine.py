@@ -50,7 +50,7 @@ def build_engine(
             build for the target, if the builder refuses the model, crashes or takes too long.
     """
     # Here, for it imports onnx: the package costs nothing until something is built.
-    from graphopt.ir.saving import require_folder, writing
+    from graphopt.ir.saving import writable_path, writing
 
     if not timeout_s > 0 or math.isinf(timeout_s):
         raise GraphoptError(f"a time limit of {timeout_s:g} s is none", fix="give positive seconds")
@@ -60,7 +60,7 @@ def build_engine(
         raise GraphoptError(
             "is not a file" if model.exists() else "no such file", where=str(model_path)
         )
-    output = require_folder(Path(output_path).absolute())
+    output = writable_path(Path(output_path).absolute())
     if output.exists() and output.samefile(model):
         raise GraphoptError("is the model itself", where=str(output_path), fix="name another file")
     with writing(output) as folder:

@@ -1,44 +1,16 @@
-"""What a model is made of."""
+"""The job of `graphopt inspect`: what a model is made of."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
-from graphopt.ir import Cost, load, measure, model_files, nodes_of
+from graphopt.ir import load, measure, model_files, nodes_of
 from graphopt.pipeline.record import read_record
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output of a model."""
-
-    name: str
-    type: str
-    shape: tuple[int | str | None, ...] | None
-    """A number, a symbol's name, or None if unknown, for each dimension."""
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What `graphopt inspect` shows."""
-
-    path: str
-    file_bytes: int
-    ir_version: int
-    opsets: dict[str, int]
-    producer: str
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-    operators: dict[str, int]
-    """How many nodes of each operator there are, in all graphs, most frequent first."""
-    cost: Cost
-    record: dict[str, str]
-    """What graphopt wrote into the model when it made it."""
+from graphopt.report.model import Inspection, Port
 
 
 def inspect_model(path: str | os.PathLike[str]) -> Inspection:

@@ -1,4 +1,4 @@
-"""The main job: a model through a pipeline, with proof."""
+"""The job of `graphopt optimize`: a model through a pipeline, with proof."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphopt.data.evaluation import Evaluation, LabelledData, open_evaluation
-from graphopt.data.feeds import Feed, InputSpec, batches, input_specs
+from graphopt.data.feeds import Feed, batches, input_specs
 from graphopt.data.random import RandomOptions, RandomSamples
 from graphopt.data.samples import Samples, open_samples
 from graphopt.errors import GraphoptError
@@ -93,22 +93,17 @@ def optimize(
     if max_drop is not None and evaluation is None:
         raise GraphoptError("a maximal drop needs an evaluation", fix="give one (--eval SRC)")
     model = load(source)
-    specs = input_specs(model)
-    context = PassContext(
-        target=get_target(target),
-        calibration=_samples(calibration, specs),
-        evaluation=_evaluation(evaluation, specs),
-        progress=progress or Quiet(),
-    )
+    context = _context(model, calibration, evaluation, target, progress)
     check_needs(pipeline, context)
-    feeds, inputs = _verify_feeds(context, specs)
-    timing, verifier = Timing(), Verify(feeds, verify, tolerance)
+    probes = _probes(model, context)
+    timing, verifier = Timing(), Verify(probes.feeds, verify, tolerance, probes.missing)
     instruments: list[Instrument] = [timing]
     if verify != "off":
         instruments.append(verifier)
     if dump is not None:
         instruments.append(Dump(Path(dump)))
     digest = sha256(source, model)
+    before = _figures(model, probes, context)  # first, so that a bad evaluation is told at once
     result = run(pipeline, model, context, instruments, any_order=any_order)
     if result.modified or not read_record(model):
         write_record(
@@ -118,8 +113,16 @@ def optimize(
             target=target,
             calibration=calibration if isinstance(calibration, str) else None,
         )
-    score = _score(context, model, result.model, max_drop)
-    before, after = _figures(model, result.model, score, feeds[0], latency)
+    after = _figures(result.model, probes, context)
+    warnings = _warnings(model, context, verify, verifier)
+    if latency and probes.feeds:
+        try:
+            times = latencies((model, result.model), probes.feeds[0])
+            before, after = (
+                replace(f, latency_ms=t) for f, t in zip((before, after), times, strict=True)
+            )
+        except GraphoptError as error:
+            warnings += (f"latency was not measured: {error}",)
     if isinstance(source, (str, os.PathLike)):
         files = model_files(Path(source), model)
         before = replace(before, file_bytes=sum(file.stat().st_size for file in files))
@@ -133,75 +136,84 @@ def optimize(
         before=before,
         after=after,
         steps=_step_rows(result, timing.seconds),
-        verification=_verification(verify, inputs, verifier),
-        evaluation=score,
-        latency_batch=_batch(feeds[0]) if latency else None,
-        warnings=_warnings(context, verify, verifier),
+        verification=_verification(verify, probes.source, verifier),
+        evaluation=_score(context, before, after, max_drop),
+        latency_batch=None if before.latency_ms is None else _rows(probes.feeds[0]),
+        warnings=warnings,
     )
     return Optimized(result.model, report)
 
 
-def _samples(source: str | Samples | None, specs: tuple[InputSpec, ...]) -> Samples | None:
-    return open_samples(source, specs) if isinstance(source, str) else source
+@dataclass(frozen=True)
+class _Probes:
+    """Inputs to run the model on, to verify and to time it, and where they come from."""
+
+    feeds: list[Feed]
+    source: str
+    missing: str | None = None
+    """Why there are none."""
 
 
-def _evaluation(source: str | Evaluation | None, specs: tuple[InputSpec, ...]) -> Evaluation | None:
-    return open_evaluation(source, specs) if isinstance(source, str) else source
+def _context(
+    model: ir.Model,
+    calibration: str | Samples | None,
+    evaluation: str | Evaluation | None,
+    target: str,
+    progress: Progress | None,
+) -> PassContext:
+    if isinstance(calibration, str):
+        calibration = open_samples(calibration, input_specs(model))
+    if isinstance(evaluation, str):
+        evaluation = open_evaluation(evaluation, input_specs(model))
+    return PassContext(get_target(target), calibration, evaluation, progress or Quiet())
 
 
-def _verify_feeds(context: PassContext, specs: tuple[InputSpec, ...]) -> tuple[list[Feed], str]:
-    """The inputs to verify on, the user's samples if there are any, and where they are from."""
+def _probes(model: ir.Model, context: PassContext) -> _Probes:
+    """The user's own samples if there are any, otherwise noise."""
+    try:
+        specs = input_specs(model)
+    except GraphoptError as error:
+        return _Probes([], "nothing", f"there is nothing to feed: {error}")
     samples = context.calibration
     if samples is None and isinstance(context.evaluation, LabelledData):
         samples = context.evaluation.samples
     if samples is None:
         samples = RandomSamples(RandomOptions(n=VERIFY_SAMPLES), specs)
-    feeds = [feed for feed, _ in batches(samples, specs, 1, VERIFY_SAMPLES)]
-    return feeds, f"the first {len(feeds)} of {samples.description}"
+    made = list(batches(samples, specs, 1, VERIFY_SAMPLES))
+    number = sum(real for _, real in made)
+    return _Probes([feed for feed, _ in made], f"the first {number} of {samples.description}")
+
+
+def _figures(model: ir.Model, probes: _Probes, context: PassContext) -> ModelFigures:
+    cost = _cost(model, probes)
+    evaluation = context.evaluation
+    return ModelFigures(
+        nodes=cost.nodes,
+        parameters=cost.parameters,
+        macs=cost.macs,
+        macs_unknown=cost.unknown,
+        weight_bytes=cost.weight_bytes,
+        score=evaluation.score(Session(model).run, context.progress) if evaluation else None,
+    )
+
+
+def _cost(model: ir.Model, probes: _Probes) -> Cost:
+    cost = measure(model)
+    if not cost.unknown or not probes.feeds:
+        return cost
+    try:
+        return measure(model, observed_shapes(model, cost.unknown, probes.feeds[0]))
+    except GraphoptError:
+        return cost  # it does not run: the report names the nodes that are not counted
 
 
 def _score(
-    context: PassContext, before: ir.Model, after: ir.Model, max_drop: float | None
+    context: PassContext, before: ModelFigures, after: ModelFigures, max_drop: float | None
 ) -> Score | None:
     evaluation = context.evaluation
-    if evaluation is None:
+    if evaluation is None or before.score is None or after.score is None:
         return None
-    scores = [evaluation.score(Session(m).run, context.progress) for m in (before, after)]
-    return Score(evaluation.description, evaluation.metric, scores[0], scores[1], max_drop)
-
-
-def _figures(
-    before: ir.Model, after: ir.Model, score: Score | None, feed: Feed, latency: bool
-) -> tuple[ModelFigures, ModelFigures]:
-    figures = []
-    for model in (before, after):
-        cost = _cost(model, feed)
-        figures.append(
-            ModelFigures(
-                nodes=cost.nodes,
-                parameters=cost.parameters,
-                macs=cost.macs,
-                macs_unknown=cost.unknown,
-                weight_bytes=cost.weight_bytes,
-            )
-        )
-    if latency:
-        times = latencies((before, after), feed)
-        figures = [replace(f, latency_ms=t) for f, t in zip(figures, times, strict=True)]
-    if score is not None:
-        scores = (score.before, score.after)
-        figures = [replace(f, score=s) for f, s in zip(figures, scores, strict=True)]
-    return figures[0], figures[1]
-
-
-def _cost(model: ir.Model, feed: Feed) -> Cost:
-    cost = measure(model)
-    if not cost.unknown:
-        return cost
-    try:
-        return measure(model, observed_shapes(model, cost.unknown, feed))
-    except GraphoptError:
-        return cost  # it does not run: the report names the nodes that are not counted
+    return Score(evaluation.description, evaluation.metric, before.score, after.score, max_drop)
 
 
 def _step_rows(result: RunResult, seconds: Sequence[float]) -> tuple[StepRow, ...]:
@@ -228,14 +240,22 @@ def _verification(mode: Mode, inputs: str, verifier: Verify) -> Verification:
     return Verification(mode, inputs, checks, verifier.total, verifier.skipped)
 
 
-def _warnings(context: PassContext, mode: Mode, verifier: Verify) -> tuple[str, ...]:
+def _warnings(
+    model: ir.Model, context: PassContext, mode: Mode, verifier: Verify
+) -> tuple[str, ...]:
     found = []
     if context.calibration is not None and context.calibration.is_random:
         found.append("calibrated on random noise: ranges and scores mean little; give real samples")
     if mode != "off" and verifier.skipped is not None:
         found.append(f"the result was NOT verified: {verifier.skipped}")
+    defaults = sum(value.is_initializer() for value in model.graph.inputs)
+    if defaults:
+        found.append(
+            f"{defaults} weights are inputs as well, so a caller may override them (usual before "
+            "IR version 4): they are no constants, and nothing is folded or fused into them"
+        )
     return tuple(found)
 
 
-def _batch(feed: Feed) -> int:
+def _rows(feed: Feed) -> int:
     return max((len(array) for array in feed.values() if array.ndim), default=1)

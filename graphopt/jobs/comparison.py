@@ -1,34 +1,17 @@
-"""Two models side by side."""
+"""The job of `graphopt compare`: two models side by side."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from graphopt.data.feeds import batches, input_specs
 from graphopt.data.samples import open_samples
 from graphopt.errors import GraphoptError
 from graphopt.ir import load
 from graphopt.progress import Progress, Quiet
-from graphopt.runtime.difference import Difference, compare
+from graphopt.report.model import Comparison
+from graphopt.runtime.difference import Comparer
 from graphopt.runtime.reference import open_engine
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The outputs of `second` against those of `first`, on the same samples."""
-
-    first: str
-    second: str
-    data: str
-    samples: int
-    differences: tuple[Difference, ...]
-    tolerance: float | None
-
-    @property
-    def met(self) -> bool:
-        """Whether every output is within the tolerance; true if none is stated."""
-        return self.tolerance is None or all(d.within(self.tolerance) for d in self.differences)
 
 
 def compare_models(
@@ -51,20 +34,20 @@ def compare_models(
         shown = [", ".join(f"{s.name} {s}" for s in each) for each in (specs, others)]
         raise GraphoptError(f"the inputs differ: {shown[0]} and {shown[1]}", where=str(second))
     samples = open_samples(data, specs)
-    reference = open_engine(models[0])
+    first_feed = next(batches(samples, specs, 1))[0]
+    reference = open_engine(models[0], probe=first_feed)
     engines = reference, open_engine(models[1], like=reference)
-    outputs: tuple[list[dict[str, object]], ...] = ([], [])
+    comparer = Comparer()
     feeds = batches(samples, specs, 1, limit)
     count = 0
     for feed, real in (progress or Quiet()).track(feeds, "comparing", limit or samples.count()):
         count += real
-        for engine, collected in zip(engines, outputs, strict=True):
-            collected.append(dict(engine.run(feed)))
+        comparer.add(*(engine.run(feed) for engine in engines))
     return Comparison(
         first=str(first),
         second=str(second),
         data=samples.description,
         samples=count,
-        differences=compare(*outputs),
+        differences=comparer.result(),
         tolerance=tolerance,
     )
