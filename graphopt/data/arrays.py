@@ -37,7 +37,9 @@ class ArraySamples:
 
 def _sample(array: np.ndarray[Any, Any], index: int, spec: InputSpec) -> np.ndarray[Any, Any]:
     # The sample axis is the model's batch axis, or one in front of all that the model has.
-    return array[index : index + 1] if array.ndim == len(spec.shape) else array[index]
+    if array.ndim == len(spec.shape):
+        return array[index : index + 1]
+    return np.asarray(array[index])  # not the bare number that a scalar input would get
 
 
 def open_npz(

@@ -60,6 +60,15 @@ def test_a_sample_axis_in_front_of_the_models_own(tmp_path: Path) -> None:
     assert [feed["x"].shape for feed in samples] == [(3,)] * 5
 
 
+def test_a_scalar_input(tmp_path: Path) -> None:
+    specs = (InputSpec("x", (), FLOAT, batched=False),)
+    samples = open_samples(npz(tmp_path / "c.npz", x=np.float32([1, 2])), specs)
+    assert [(type(f["x"]), f["x"].shape, float(f["x"])) for f in samples] == [
+        (np.ndarray, (), 1.0),
+        (np.ndarray, (), 2.0),
+    ]
+
+
 def test_two_inputs_and_safe_casts(tmp_path: Path) -> None:
     text = npz(tmp_path / "c.npz", a=rows(4, 2).astype(np.float64), b=np.arange(4, dtype=np.int32))
     feed = next(iter(open_samples(text, TWO)))
