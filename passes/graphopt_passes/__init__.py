@@ -1,0 +1,1 @@
+"""graphopt's own passes: a plug-in package like anyone else's."""

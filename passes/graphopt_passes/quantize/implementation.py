@@ -1,0 +1,209 @@
+"""What `quantize` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.calibration import Histogram, choose_range, collect
+from graphopt.errors import GraphoptError
+from graphopt.ir import Names, is_standard, nodes_of
+from graphopt.pipeline.base import PassContext, PassResult
+from graphopt.targets.quantization import QuantizationRules, quantization_rules
+from graphopt_passes.quantize.candidates import (
+    Candidate,
+    Declined,
+    excluded_nodes,
+    label,
+    quantized_already,
+    survey,
+)
+from graphopt_passes.quantize.placement import Placement, place
+from graphopt_passes.quantize.rewrite import write_data, write_weights
+from graphopt_passes.quantize.weights import QuantizedWeight, stored_scale
+
+if TYPE_CHECKING:
+    from graphopt.data.samples import Samples
+    from graphopt_passes.quantize import Quantize
+
+NAMES_IN_A_NOTE = 3
+
+Scales = dict[ir.Value, np.ndarray[Any, Any]]
+
+
+def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
+    """Runs the pass; see `Quantize`."""
+    rules = quantization_rules(context.target.family)
+    if options.format not in context.target.precisions:
+        raise GraphoptError(
+            f"the target '{context.target.name}' does not compute in {options.format}",
+            where="pass 'quantize'",
+        )
+    excluded = excluded_nodes(model, options.exclude)
+    candidates, declined = survey(model, rules, excluded)
+    notes = _notes(model, rules, candidates, declined)
+    details: dict[str, Any] = {"float": [_float_row(item) for item in declined]}
+    if not candidates:
+        return PassResult(model, False, notes=notes, details=details)
+    samples = _samples(model, context)
+    placement = place(model, candidates, rules, excluded)
+    histograms = collect(
+        model,
+        [str(value.name) for value in placement.tensors],
+        samples,
+        context.progress,
+        limit=options.samples,
+    )
+    scales = _scales(placement, histograms, options.method, rules)
+    notes += _calibration_notes(samples, placement, histograms)
+    details["tensors"] = [
+        _tensor_row(value, histograms[str(value.name)], float(scales[value]), rules)
+        for value in placement.tensors
+    ]
+    names = Names(model)
+    weights = write_weights(model, names, candidates, rules.weight_limits)
+    write_data(model, names, placement, scales)
+    details["quantized"] = [_node_row(c, weights[c.node]) for c in candidates]
+    return PassResult(model, True, _rewrites(candidates, placement, rules), notes, details)
+
+
+def _samples(model: ir.Model, context: PassContext) -> Samples:
+    """The calibration samples, once it is clear that the model can be quantized."""
+    node = quantized_already(model)
+    if node is not None:
+        raise GraphoptError(
+            f"the model is already quantized ({node.op_type} '{label(node)}')",
+            where="pass 'quantize'",
+            fix="start from the float model",
+        )
+    if context.calibration is None:
+        raise GraphoptError(
+            "needs calibration data", where="pass 'quantize'", fix="give --calib SOURCE"
+        )
+    return context.calibration
+
+
+def _scales(
+    placement: Placement,
+    histograms: Mapping[str, Histogram],
+    method: str,
+    rules: QuantizationRules,
+) -> Scales:
+    """The scale of each tensor, of rank 0 and in its dtype; equal within a group."""
+    scales: Scales = {}
+    levels = rules.data_limits[1]
+    for group in placement.groups:
+        merged = Histogram.merge_all(histograms[str(value.name)] for value in group)
+        threshold = choose_range(merged, method, levels)
+        for value in group:
+            scales[value] = stored_scale(threshold / levels, placement.dtypes[value].numpy())
+    return scales
+
+
+def _rewrites(
+    candidates: list[Candidate], placement: Placement, rules: QuantizationRules
+) -> dict[str, int]:
+    counts = {
+        f"int8-{operator.lower()}": sum(c.node.op_type == operator for c in candidates)
+        for operator in rules.operators
+    }
+    skips = sum(
+        is_standard(node, *rules.additions)
+        for uses in placement.tensors.values()
+        for node, _ in uses
+    )
+    counts |= {"qdq-pair": len(placement.tensors), "int8-skip": skips}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _notes(
+    model: ir.Model,
+    rules: QuantizationRules,
+    candidates: Iterable[Candidate],
+    declined: Iterable[Declined],
+) -> tuple[str, ...]:
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for item in declined:
+        reasons.setdefault((item.node.op_type, item.reason), []).append(label(item.node))
+    notes = [
+        f"{len(nodes)} {operator} left in float ({reason}): {_listed(nodes)}"
+        for (operator, reason), nodes in reasons.items()
+    ]
+    top = set(model.graph)
+    inner = [n for n in nodes_of(model) if n not in top and is_standard(n, *rules.operators)]
+    if inner:
+        notes.append(
+            f"{len(inner)} nodes in subgraphs or functions left in float: "
+            f"{_listed([label(node) for node in inner])}"
+        )
+    integer = {candidate.node for candidate in candidates}
+    norms = [
+        label(node)
+        for node in model.graph
+        if is_standard(node, "BatchNormalization")
+        and node.inputs[0] is not None
+        and node.inputs[0].producer() in integer
+    ]
+    if norms:
+        notes.append(
+            f"{len(norms)} BatchNormalization left behind what is quantized: {_listed(norms)}; "
+            "run fuse-conv-bn first, for speed and for better scales"
+        )
+    return tuple(notes)
+
+
+def _calibration_notes(
+    samples: Samples, placement: Placement, histograms: Mapping[str, Histogram]
+) -> tuple[str, ...]:
+    notes = []
+    if samples.is_random:
+        notes.append(f"the scales come from {samples.description}: expect a poor accuracy")
+    dead = [str(v.name) for v in placement.tensors if histograms[str(v.name)].largest == 0]
+    if dead:
+        notes.append(f"always zero on the calibration data: {_listed(dead)}")
+    return tuple(notes)
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:NAMES_IN_A_NOTE])
+    more = len(names) - NAMES_IN_A_NOTE
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _float_row(item: Declined) -> dict[str, Any]:
+    return {"node": label(item.node), "op_type": item.node.op_type, "reason": item.reason}
+
+
+def _node_row(candidate: Candidate, weight: QuantizedWeight) -> dict[str, Any]:
+    """What became of a node: `tensor` is what is quantized for it, perhaps above a few movers."""
+    value = candidate.node.inputs[candidate.rule.data]
+    while value is not None and (producer := value.producer()) is not None:
+        value = producer.inputs[0]
+        if is_standard(producer, "QuantizeLinear"):
+            break
+    scale = weight.scale.astype(np.float64)
+    return {
+        "node": label(candidate.node),
+        "op_type": candidate.node.op_type,
+        "tensor": None if value is None else value.name,
+        "weight": candidate.weight.name,
+        "axis": candidate.axis,
+        "channels": len(scale),
+        "weight_scale_min": float(scale.min()),
+        "weight_scale_max": float(scale.max()),
+    }
+
+
+def _tensor_row(
+    value: ir.Value, histogram: Histogram, scale: float, rules: QuantizationRules
+) -> dict[str, Any]:
+    return {
+        "tensor": value.name,
+        "scale": scale,
+        "low": histogram.low if histogram.size else None,
+        "high": histogram.high if histogram.size else None,
+        "clipped": histogram.clipped(scale * rules.data_limits[1]),
+    }
