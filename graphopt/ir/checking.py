@@ -41,6 +41,9 @@ def skeleton_of_model(model: ir.Model) -> onnx.ModelProto:
         tensor = value.const_value
         if tensor is None:
             continue
+        if value in inputs:  # a default that a caller may override: its data proves nothing
+            del graph.initializers[name]
+            continue
         if tensor.nbytes <= SMALL_TENSOR_BYTES:
             if isinstance(tensor, ir.ExternalTensor):
                 array = tensor.numpy().copy()  # no view: it would keep the file open
@@ -49,8 +52,7 @@ def skeleton_of_model(model: ir.Model) -> onnx.ModelProto:
         value.shape = ir.Shape(tensor.shape.numpy())
         value.type = ir.TensorType(tensor.dtype)
         del graph.initializers[name]
-        if value not in inputs:
-            graph.inputs.append(value)
+        graph.inputs.append(value)
     return ir.to_proto(skeleton)
 
 

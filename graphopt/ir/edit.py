@@ -44,7 +44,7 @@ def _names(model: ir.Model) -> Iterator[str]:
 
 def add_initializer(graph: ir.Graph, name: str, data: np.ndarray | ir.TensorProtocol) -> ir.Value:
     """Adds an initializer to `graph`; `name` must be free (see `Names`)."""
-    tensor = ir.tensor(data, name=name) if isinstance(data, np.ndarray) else data
+    tensor = ir.tensor(data, name=name) if isinstance(data, np.ndarray) else _named(data, name)
     value = ir.Value(
         name=name,
         shape=ir.Shape(tensor.shape.numpy()),
@@ -53,6 +53,15 @@ def add_initializer(graph: ir.Graph, name: str, data: np.ndarray | ir.TensorProt
     )
     graph.register_initializer(value)
     return value
+
+
+def _named(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    """`tensor` under `name`. It is not renamed itself: copies of a model share their tensors."""
+    if tensor.name == name:
+        return tensor
+    return ir.LazyTensor(
+        lambda: tensor, dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+    )
 
 
 def add_constant(

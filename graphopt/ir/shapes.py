@@ -9,6 +9,14 @@ from graphopt.errors import GraphoptError
 from graphopt.ir.checking import skeleton_of_model
 
 
+_REFUSED = (
+    onnx.shape_inference.InferenceError,
+    onnx.checker.ValidationError,
+    RuntimeError,
+    ValueError,
+)
+
+
 def infer_shapes(model: ir.Model) -> None:
     """Fills in the types and shapes of intermediate values, in place, in all graphs.
 
@@ -22,7 +30,7 @@ def infer_shapes(model: ir.Model) -> None:
     """
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton_of_model(model), data_prop=True)
-    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+    except _REFUSED as error:
         first = str(error).strip().splitlines()[0]
         raise GraphoptError(f"shape inference failed: {first}", where=model.graph.name) from None
     for graph, other in zip(model.graphs(), ir.from_proto(inferred).graphs(), strict=True):

@@ -101,6 +101,16 @@ def test_inference_keeps_what_is_known_and_the_interface() -> None:
     assert list(y.shape) == ["batch", "k"]
 
 
+def test_a_default_shape_that_a_caller_can_override_is_no_fact() -> None:
+    m = model("""
+        <ir_version: 9, opset_import: ["" : 17]>
+        g (float[6] x, int64[2] s) => (float[a, b] y) <int64[2] s = {2, 3}>
+        { r = Reshape (x, s) y = Identity (r) }
+    """)
+    infer_shapes(m)
+    assert static_shape(m.graph[0].outputs[0]) is None
+
+
 def test_inference_does_not_touch_weights_or_inputs() -> None:
     m = big_model()
     before = serialized(m)
