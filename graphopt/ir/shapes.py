@@ -8,7 +8,6 @@ import onnx_ir as ir
 from graphopt.errors import GraphoptError
 from graphopt.ir.checking import skeleton_of_model
 
-
 _REFUSED = (
     onnx.shape_inference.InferenceError,
     onnx.checker.ValidationError,
