@@ -1,0 +1,172 @@
+"""From labels to groups of channels, and from scores to the channels that go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphopt_passes.prune_channels.atoms import Labels
+from graphopt_passes.prune_channels.labelling import Balance, Labelling, Slot
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels (free atoms) that occur in the same axes of the same tensors."""
+
+    name: str
+    """The layers that make these channels."""
+    blocks: tuple[Labels, ...]
+    """Its atoms; several blocks, of equal size, must lose the same number each."""
+    width: int
+    """How many positions of its heaviest weight each atom takes."""
+
+    @property
+    def atoms(self) -> Labels:
+        return np.concatenate(self.blocks)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which atoms go: `gone[atom]`, for every atom and not just for representatives."""
+
+    gone: NDArray[np.bool_]
+
+    def keep(self, labels: Labels) -> NDArray[np.bool_]:
+        """For each position of an axis, whether it stays."""
+        return ~self.gone[labels]
+
+    def count(self, labels: Labels) -> int:
+        """How many positions of an axis stay."""
+        return len(labels) - int(np.count_nonzero(self.gone[labels]))
+
+    def touches(self, labels: Labels) -> bool:
+        return bool(self.gone[labels].any())
+
+
+Axis: TypeAlias = "tuple[Slot | None, int, Labels]"
+"""An axis of a tensor: the slot if it is a constant, the axis, its labels."""
+
+
+def find_groups(found: Labelling) -> list[Group]:
+    """The groups that could be cut, in the order of their first atom.
+
+    Where the blocks of a grouped convolution cannot be cut evenly, they are tied to one another,
+    position by position: `found` changes.
+    """
+    while True:
+        groups = []
+        axes = list(_axes(found))
+        for atoms, places in _partition(found, axes):
+            blocks, uneven = _blocks(found, atoms)
+            if uneven:
+                for balance in uneven:
+                    for block in balance.blocks[1:]:
+                        found.atoms.tie(balance.blocks[0], block)
+                break
+            taken = [axes[place] for place in places]
+            groups.append(Group(_name(found, taken), blocks, _width(found, atoms, taken)))
+        else:
+            return groups
+
+
+def _axes(found: Labelling) -> Iterator[Axis]:
+    for slot in found.slots:
+        for axis, labels in enumerate(slot.labels):
+            yield slot, axis, labels
+    for value in found.labels.values():
+        for axis, labels in enumerate(value):
+            yield None, axis, labels
+
+
+def _partition(found: Labelling, axes: list[Axis]) -> list[tuple[Labels, tuple[int, ...]]]:
+    """The free atoms, parted by the set of axes that they occur in."""
+    members: dict[int, list[int]] = {}
+    for number, (_, _, labels) in enumerate(axes):
+        for root in found.atoms.free(labels).tolist():
+            members.setdefault(root, []).append(number)
+    parts: dict[tuple[int, ...], list[int]] = {}
+    for root, places in sorted(members.items()):
+        parts.setdefault(tuple(places), []).append(root)
+    return [(np.array(part, dtype=np.int64), places) for places, part in parts.items()]
+
+
+def _blocks(found: Labelling, atoms: Labels) -> tuple[tuple[Labels, ...], list[Balance]]:
+    """The blocks that `atoms` fall into, or the constraints that they cannot keep."""
+    homes: NDArray[np.int64] | None = None
+    touching = []
+    fits = True
+    for balance in found.balances:
+        counts = np.stack(
+            [_occurrences(found.atoms.roots(block), atoms) for block in balance.blocks], axis=1
+        )
+        if (counts == counts[:, :1]).all():
+            continue
+        touching.append(balance)
+        home = counts.argmax(axis=1)
+        sizes = np.bincount(home, minlength=len(balance.blocks))
+        single = (np.count_nonzero(counts, axis=1) == 1).all() and len(set(counts.max(1))) == 1
+        fits &= single and len(set(sizes)) == 1 and (homes is None or (homes == home).all())
+        homes = home
+    if not touching or homes is None:
+        return (atoms,), []
+    if not fits:
+        return (), touching
+    return tuple(atoms[homes == block] for block in range(homes.max() + 1)), []
+
+
+def _occurrences(roots: Labels, atoms: Labels) -> NDArray[np.int64]:
+    """How often each of `atoms` (ascending) occurs in `roots`."""
+    unique, counts = np.unique(roots, return_counts=True)
+    place = np.searchsorted(unique, atoms).clip(max=max(len(unique) - 1, 0))
+    return np.where(unique[place] == atoms, counts[place], 0)
+
+
+def _name(found: Labelling, axes: list[Axis]) -> str:
+    taken = {(id(slot), axis) for slot, axis, _ in axes if slot is not None}
+    makers = [
+        layer.name for layer in found.layers if (id(layer.slot), layer.out_axis) in taken
+    ] or [slot.name for slot, _, _ in axes if slot is not None]
+    names = list(dict.fromkeys(makers))
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _width(found: Labelling, atoms: Labels, axes: list[Axis]) -> int:
+    """Positions per atom on the longest axis of the largest weight; 1 if they differ."""
+    best = (0, 0, 1)
+    for slot, _, labels in axes:
+        if slot is not None:
+            size = math.prod(len(axis) for axis in slot.labels)
+            counts = _occurrences(found.atoms.roots(labels), atoms)
+            width = int(counts[0]) if (counts == counts[0]).all() else 1
+            best = max(best, (size, len(labels), width))
+    return best[2]
+
+
+def choose(
+    found: Labelling,
+    groups: list[Group],
+    scores: dict[int, float],
+    ratio: float,
+    align: int,
+) -> Cut:
+    """Cuts the share `ratio` of each group: the atoms of the lowest score, ties by atom.
+
+    Never more than that share: what is left is rounded up, also to positions in multiples of
+    `align`, and is one atom at the least.
+    """
+    gone = np.zeros(len(found.atoms), dtype=bool)
+    for group in groups:
+        size = len(group.blocks[0])
+        kept = size - math.floor(ratio * size + 1e-9)
+        step = align // math.gcd(align, group.width * len(group.blocks))
+        kept = min(size, max(1, -(-kept // step) * step))
+        for block in group.blocks:
+            order = sorted(block.tolist(), key=lambda atom: (scores.get(atom, 0.0), atom))
+            gone[order[: size - kept]] = True
+    roots = found.atoms.roots(np.arange(len(found.atoms), dtype=np.int64))
+    return Cut(gone[roots])

@@ -1,0 +1,92 @@
+"""Ridge regression towards the present weights, from sums that are gathered batch by batch."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = "NDArray[Any]"
+
+RIDGE = 1e-2
+"""The weight of the present solution, relative to the mean variance of the inputs."""
+
+
+class Moments:
+    """Sums over rows of X [groups, rows, inputs] and Y [groups, rows, outputs], float64."""
+
+    def __init__(self, groups: int, inputs: int, outputs: int, *, full: bool = True) -> None:
+        """Starts at nothing.
+
+        Args:
+            full: whether to hold the products that `solve` needs, [groups, inputs, inputs].
+        """
+        self.rows = 0
+        self.x = np.zeros((groups, inputs))
+        self.y = np.zeros((groups, outputs))
+        self.xx = np.zeros((groups, inputs, inputs)) if full else None
+        self.xy = np.zeros((groups, inputs, outputs)) if full else None
+        self.yy = np.zeros((groups, outputs))
+
+    def add(self, x: Array, y: Array) -> None:
+        self.rows += x.shape[1]
+        self.x += x.sum(axis=1)
+        self.y += y.sum(axis=1)
+        self.yy += np.square(y).sum(axis=1)
+        if self.xx is not None and self.xy is not None:
+            if len(x) == 1:  # for two dimensions numpy uses that X'X is symmetric
+                self.xx[0] += x[0].T @ x[0]
+                self.xy[0] += x[0].T @ y[0]
+            else:
+                turned = np.swapaxes(x, 1, 2)
+                self.xx += turned @ x
+                self.xy += turned @ y
+
+    def merge(self, other: Moments) -> None:
+        self.rows += other.rows
+        for name in ("x", "y", "xx", "xy", "yy"):
+            mine, more = getattr(self, name), getattr(other, name)
+            if mine is not None:
+                mine += more
+
+    def bias(self, weight: Array) -> Array:
+        """The bias [groups, outputs] that makes the mean of X W + bias that of Y."""
+        return np.asarray((self.y - _times(self.x, weight)) / max(self.rows, 1))
+
+    def solve(self, weight: Array, *, centred: bool) -> Array:
+        """The W that minimizes |Y - X W|^2 + lambda |W - weight|^2.
+
+        lambda is `RIDGE` times the mean over the inputs of the diagonal of X'X, per group.
+
+        Args:
+            weight: [groups, inputs, outputs].
+            centred: whether a bias takes care of the means.
+        """
+        assert self.xx is not None
+        assert self.xy is not None
+        xx, xy = self.xx, self.xy
+        if centred:
+            xx = xx - self.x[:, :, None] * self.x[:, None, :] / max(self.rows, 1)
+            xy = xy - self.x[:, :, None] * self.y[:, None, :] / max(self.rows, 1)
+        inputs = xx.shape[1]
+        diagonal = np.einsum("gii->gi", xx)
+        ridge = RIDGE * diagonal.mean(axis=1)
+        # A group that reads nothing but constants has nothing to solve: it keeps its weight.
+        ridge = np.where(ridge > 0, ridge, 1.0)[:, None, None]
+        return np.asarray(np.linalg.solve(xx + ridge * np.eye(inputs), xy + ridge * weight))
+
+    def error(self, weight: Array, bias: Array) -> float:
+        """The sum of |Y - X W - bias|^2 over all rows."""
+        assert self.xx is not None
+        assert self.xy is not None
+        quadratic = np.einsum("gio,gio->", weight, self.xx @ weight)
+        offset = self.y - _times(self.x, weight)
+        linear = np.einsum("gio,gio->", weight, self.xy)
+        square = self.yy.sum() + quadratic - 2 * linear
+        return float(square - 2 * (bias * offset).sum() + self.rows * np.square(bias).sum())
+
+
+def _times(x: Array, weight: Array) -> Array:
+    """[groups, inputs] times [groups, inputs, outputs]."""
+    return np.asarray(np.einsum("gi,gio->go", x, weight))

@@ -1,0 +1,144 @@
+"""The values of a model over all samples, computed a stretch of nodes at a time.
+
+Layers are visited in order. What the nodes ahead still need is held in memory, so that each node
+runs once over the samples; where that would take too much memory, the stretch since the last place
+where it did not is run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.data.feeds import Feed, InputSpec, batches
+from graphopt.data.samples import Samples
+from graphopt.ir import constant_tensor, subgraphs
+from graphopt.runtime.session import Session
+
+
+class Stream:
+    """Runs `model` forward. Weights of nodes that have not been passed may change meanwhile."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        samples: Samples,
+        specs: tuple[InputSpec, ...],
+        *,
+        batch: int,
+        limit: int,
+        budget: int,
+    ) -> None:
+        """Starts before the first node.
+
+        Args:
+            budget: bytes that may be held between two calls.
+        """
+        self._model = model
+        self._samples = samples
+        self._specs = specs
+        self._batch = batch
+        self._limit = limit
+        self._budget = budget
+        self._held: list[Feed] | None = None
+
+    def values(self, node: ir.Node, name: str, *, after: bool) -> Iterator[np.ndarray]:
+        """The value `name` for each batch.
+
+        Args:
+            node: a node of the model, not before that of an earlier call.
+            name: an input of `node`, or (after) an output.
+            after: whether `node` itself has run then.
+        """
+        names = sorted({*_needed_from(self._model, node, after), name})
+        if self._held is None or any(key not in self._held[0] for key in names):
+            held = self._hold(names)
+            if held is None:
+                for feed in self._run([name]):
+                    yield feed[name]
+                return
+            self._held = held
+        self._held = [{key: feed[key] for key in names} for feed in self._held]
+        for feed in self._held:
+            yield feed[name]
+
+    def _hold(self, names: Sequence[str]) -> list[Feed] | None:
+        """The values `names` for all batches, or None if they cannot be held."""
+        values = ir.convenience.create_value_mapping(self._model.graph)
+        if not all(isinstance(values[name].type, ir.TensorType) for name in names):
+            return None
+        held: list[Feed] = []
+        size = 0
+        for feed in self._run(names):
+            size += sum(array.nbytes for array in feed.values())
+            if size > self._budget:
+                return None
+            held.append(feed)
+        return held
+
+    def _run(self, names: Sequence[str]) -> Iterator[Feed]:
+        inputs = [str(value.name) for value in self._model.graph.inputs]
+        known = list(self._held[0]) if self._held else inputs
+        wanted = [name for name in names if name not in known]
+        session = Session(_stretch(self._model, known, wanted)) if wanted else None
+        for feed in self._source():
+            computed = {}
+            if session is not None:
+                computed = session.run({name: feed[name] for name in session.inputs})
+            yield {name: computed[name] if name in computed else feed[name] for name in names}
+
+    def _source(self) -> Iterator[Feed]:
+        if self._held is not None:
+            yield from self._held
+            return
+        for feed, _ in batches(self._samples, self._specs, self._batch, self._limit):
+            yield feed
+
+
+def _needed_from(model: ir.Model, node: ir.Node, after: bool) -> set[str]:
+    """What is computed (or fed) before `node`, or up to it, and read later."""
+    before = {value.name for value in model.graph.inputs}
+    passed = False
+    needed: set[str] = set()
+    for other in model.graph:
+        passed = passed or (other is node and not after)
+        if passed:
+            needed |= {str(name) for name in _reads(other) if name in before}
+        else:
+            before |= {value.name for value in other.outputs if constant_tensor(value) is None}
+        passed = passed or other is node
+    return needed
+
+
+def _reads(node: ir.Node) -> Iterator[str | None]:
+    yield from (value.name for value in node.inputs if value is not None)
+    for graph in subgraphs(node):
+        yield from (value.name for value in graph.outputs)
+        for inner in graph:
+            yield from _reads(inner)
+
+
+def _stretch(model: ir.Model, known: list[str], wanted: list[str]) -> ir.Model:
+    """A copy of `model` (sharing weights) from the values `known` to the values `wanted`."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    copy = model.clone()
+    graph = copy.graph
+    values = ir.convenience.create_value_mapping(graph)
+    for name in known:
+        old = values[name]
+        if old.is_graph_input():
+            continue
+        old.name = f"{name} (computed)"
+        given = ir.Value(name=name, type=old.type)
+        old.replace_all_uses_with(given, replace_graph_outputs=True)
+        graph.inputs.append(given)
+        values[name] = given
+    graph.outputs.clear()
+    graph.outputs.extend(values[name] for name in wanted)
+    RemoveUnusedNodesPass()(copy)
+    for value in [v for v in graph.inputs if not v.uses() and not v.is_graph_output()]:
+        graph.inputs.remove(value)
+    return copy
