@@ -12,7 +12,7 @@ demo: $(READY)
 	$(BIN)/graphopt build out.onnx -o out.engine --target sm86
 
 test: $(READY)
-	$(BIN)/pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -41,6 +41,8 @@ class Session:
         )
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
+        if not optimize:  # waiting threads that spin take the processor from numpy's between runs
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             with _as_source(model) as source:
                 self._session = ort.InferenceSession(
