@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.data.feeds import Feed, InputSpec, check_names, fit
+from graphopt.data.files import FileSamples
 from graphopt.errors import GraphoptError
 
 
@@ -103,22 +104,13 @@ def array_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix in (".npy", ".npz"))
 
 
-class ArrayFolder:
+class ArrayFolder(FileSamples):
     """A folder of numpy files, each one sample: .npz with an array per input, or .npy."""
 
-    is_random = False
-
     def __init__(self, folder: Path, specs: tuple[InputSpec, ...]) -> None:
-        self._files = array_files(folder)
         self._specs = specs
-        self.description = f"{folder} ({len(self._files)} samples)"
-        self._feed(self._files[0])
-
-    def __iter__(self) -> Iterator[Feed]:
-        return map(self._feed, self._files)
-
-    def count(self) -> int:
-        return len(self._files)
+        files = array_files(folder)
+        super().__init__(files, f"{folder} ({len(files)} samples)")
 
     def _feed(self, file: Path) -> Feed:
         content = _read(file)

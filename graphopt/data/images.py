@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from graphopt.data.feeds import Feed, InputSpec, fit
+from graphopt.data.files import FileSamples
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -66,10 +66,8 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
 
 
-class ImageFolder:
+class ImageFolder(FileSamples):
     """The images of a folder, each a sample for a model with one float or uint8 input."""
-
-    is_random = False
 
     def __init__(
         self, folder: Path, preprocessing: Preprocessing, specs: tuple[InputSpec, ...]
@@ -81,17 +79,10 @@ class ImageFolder:
                 where=str(folder),
                 fix="use .npz data",
             )
-        self._files = image_files(folder)
         self._spec = specs[0]
         self._preprocessing = preprocessing
-        self.description = f"{folder} ({len(self._files)} images)"
-        self._feed(self._files[0])
-
-    def __iter__(self) -> Iterator[Feed]:
-        return map(self._feed, self._files)
-
-    def count(self) -> int:
-        return len(self._files)
+        files = image_files(folder)
+        super().__init__(files, f"{folder} ({len(files)} images)")
 
     def _feed(self, file: Path) -> Feed:
         pixels = np.asarray(self._resized(file), dtype=np.float32)
