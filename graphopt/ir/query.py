@@ -80,6 +80,11 @@ def constant_array(value: ir.Value | None) -> np.ndarray | None:
     return None if tensor is None else tensor.numpy()
 
 
+def label(node: ir.Node) -> str:
+    """What to call `node` in a message: its name, or that of its first output."""
+    return node.name or next((value.name for value in node.outputs if value.name), "") or "?"
+
+
 def sole_use(value: ir.Value) -> ir.Node | None:
     """The node that uses `value`, if it is used exactly once and is no graph's output.
 

@@ -169,13 +169,17 @@ def test_a_concat_with_a_constant_is_quantized_behind() -> None:
         ("Pad(r, c)", {"c": [0, 0, 1, 1, 0, 0, 1, 1]}),
         ("Pad(r, c, z)", {"c": [0, 0, 1, 1, 0, 0, 1, 1], "z": np.array(0, np.float32)}),
         ('Pad<mode="reflect">(r, c)', {"c": [0, 0, 1, 1, 0, 0, 1, 1]}),
+        ("Pad(r, c)", {"c": [0, 0, -1, 0, 0, 0, -1, -2]}),
+        ("Pad(r, c, , d)", {"c": [1, 2, 0, 1], "d": [3, 2]}),
     ],
 )
 def test_the_pair_is_placed_above_what_only_moves_values(mover: str, constants: dict) -> None:
     operator, _, inputs = mover.partition("(")
     operator = operator.partition("<")[0]
     channels = {"DepthToSpace": 1, "SpaceToDepth": 16}.get(operator, 4)
-    model = net(f"r = Relu(x) m = {mover} y = {CONV}(m, w)", w=(4, channels, 3, 3), **constants)
+    text = f"r = Relu(x) m = {mover} y = {CONV}(m, w)"
+    opset = 18 if ", d)" in mover else 17  # the axes of Pad
+    model = net(text, opset=opset, w=(4, channels, 3, 3), **constants)
     quantize(model)
     inputs = inputs.replace("r", "r^", 1)
     assert body(model) == f"r = Relu(x); r^ = QDQ(r); m = {operator}({inputs}; y = Conv(m, w^)"
@@ -185,6 +189,9 @@ def test_the_pair_is_placed_above_what_only_moves_values(mover: str, constants: 
     ("barrier", "constants"),
     [
         ("Pad(r, c, z)", {"c": [0, 0, 1, 1, 0, 0, 1, 1], "z": np.array(1, np.float32)}),
+        ("Pad(r, c)", {"c": [0, 0, -1, -1, 0, 0, 2, 2]}),
+        ("Pad(r, c)", {"c": [1, 0, 0, 0, 0, 0, 0, 0]}),
+        ("Pad(r, c, , d)", {"c": [1, 1], "d": [0]}),
         ("AveragePool<kernel_shape=[2,2]>(r)", {}),
         ("GlobalAveragePool(r)", {}),
         ("Resize(r, , z)", {"z": np.array([1, 1, 2, 2], np.float32)}),
@@ -196,7 +203,8 @@ def test_the_pair_is_placed_above_what_only_moves_values(mover: str, constants: 
 def test_the_pair_is_placed_behind_what_changes_or_selects_values(
     barrier: str, constants: dict
 ) -> None:
-    model = net(f"r = Relu(x) m = {barrier} y = {CONV}(m, w)", w=W, **constants)
+    opset = 18 if "Pad" in barrier else 17
+    model = net(f"r = Relu(x) m = {barrier} y = {CONV}(m, w)", opset=opset, w=W, **constants)
     quantize(model)
     assert "QDQ(r)" not in body(model)
     assert "m^ = QDQ(m); y = Conv(m^, w^)" in body(model)

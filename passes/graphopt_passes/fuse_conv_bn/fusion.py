@@ -13,6 +13,7 @@ from graphopt.ir import (
     default_opset,
     infer_shapes,
     is_standard,
+    label,
     rank,
     replaced_operators,
     sole_use,
@@ -63,8 +64,8 @@ def _in_functions(model: ir.Model) -> dict[str, list[ir.Node]]:
 
 def _note(reason: str, nodes: list[ir.Node]) -> str:
     if len(nodes) == 1:
-        return f"{_NORM} '{nodes[0].name}' kept: {reason}."
-    return f"{len(nodes)} {_NORM} nodes kept ('{nodes[0].name}' first): {reason}."
+        return f"{_NORM} '{label(nodes[0])}' kept: {reason}."
+    return f"{len(nodes)} {_NORM} nodes kept ('{label(nodes[0])}' first): {reason}."
 
 
 class _Fuser:

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError, did_you_mean
-from graphopt.ir import constant_tensor, default_opset, is_standard, nodes_of, subgraphs
+from graphopt.ir import constant_tensor, default_opset, is_standard, label, nodes_of, subgraphs
 from graphopt.targets.quantization import OperatorRule, QuantizationRules
 
 FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
@@ -38,11 +38,6 @@ class Declined:
 
     node: ir.Node
     reason: str
-
-
-def label(node: ir.Node) -> str:
-    """What to call `node`: its name, or that of its first output."""
-    return node.name or next((value.name for value in node.outputs if value.name), "") or "?"
 
 
 def excluded_nodes(model: ir.Model, patterns: Iterable[str]) -> set[ir.Node]:

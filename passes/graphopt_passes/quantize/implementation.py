@@ -10,14 +10,13 @@ import onnx_ir as ir
 
 from graphopt.calibration import Histogram, choose_range, collect
 from graphopt.errors import GraphoptError
-from graphopt.ir import Names, is_standard, nodes_of
+from graphopt.ir import Names, is_standard, label, nodes_of
 from graphopt.pipeline.base import PassContext, PassResult
 from graphopt.targets.quantization import QuantizationRules, quantization_rules
 from graphopt_passes.quantize.candidates import (
     Candidate,
     Declined,
     excluded_nodes,
-    label,
     quantized_already,
     survey,
 )
@@ -136,7 +135,8 @@ def _notes(
     inner = [n for n in nodes_of(model) if n not in top and is_standard(n, *rules.operators)]
     if inner:
         notes.append(
-            f"{len(inner)} nodes in subgraphs or functions left in float: "
+            f"{len(inner)} node{'s' if len(inner) > 1 else ''} in subgraphs or functions left in "
+            "float: "
             f"{_listed([label(node) for node in inner])}"
         )
     integer = {candidate.node for candidate in candidates}
