@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from quantize_nets import decibels
+from quantize_nets import decibels, net
 
 import graphopt
 from graphopt.runtime.session import Session
@@ -83,3 +83,23 @@ def test_tensorrt_computes_in_int8(name: str, tmp_path: Path) -> None:
     assert (
         len(report.compute_nodes) - len(others) >= {"resnet": 12, "mobilenet": 27, "vit": 14}[name]
     )
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="TensorRT-RTX is for x86_64 only")
+@pytest.mark.parametrize(
+    "pads",
+    [
+        [0, 0, 1, 1, 0, 0, 1, 1],
+        [0, 0, -1, -1, 0, 0, 2, 2],
+        [0, 4, 0, 0, 0, 4, 0, 0],
+        [1, 0, 0, 0, 0, 0, 0, 0],
+    ],
+)
+def test_a_conv_behind_any_pad_is_int8_in_the_engine(pads: list[int], tmp_path: Path) -> None:
+    model = net("p = Pad (x, c) y = Conv (p, w)", c=pads, w=(8, 4 + pads[1] + pads[5], 3, 3))
+    result = graphopt.optimize(model, "quantize", calibration="random{n=4}", target="sm86")
+    graphopt.save(result.model, tmp_path / "m.onnx")
+    report = graphopt.build_engine(
+        tmp_path / "m.onnx", tmp_path / "e", target=graphopt.targets.get_target("sm86")
+    )
+    assert report.compute_nodes_by_precision == {"int8": 1}
