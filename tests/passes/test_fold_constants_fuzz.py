@@ -106,10 +106,17 @@ class Builder:
 
     def add_arithmetic(self) -> None:
         operator = self.random.choice(["Add", "Sub", "Mul", "Div"])
+        second = self.divisor() if operator == "Div" else self.scalar()
         if self.random.random() < 0.5:
-            self.scalars.append(self.node(operator, [self.scalar(), self.scalar()]))
+            self.scalars.append(self.node(operator, [self.scalar(), second]))
         else:
-            self.vectors.append(self.node(operator, [self.vector(), self.scalar()]))
+            self.vectors.append(self.node(operator, [self.vector(), second]))
+
+    def divisor(self) -> str:
+        """Never zero: dividing by it ends the process in ONNX Runtime 1.23."""
+        if self.random.random() < 0.3:
+            return self.constant(-3)
+        return self.node("Max", [self.scalar(), self.constant(1)])
 
     def add_cast(self) -> None:
         narrow = self.random.choice([TensorProto.INT32, TensorProto.BOOL])

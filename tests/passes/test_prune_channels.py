@@ -173,7 +173,8 @@ def test_nothing_to_cut_is_no_change() -> None:
     result = PruneChannels(ratio=0.05, **BARE).run(model, PassContext())
     assert not result.modified
     assert result.model is model
-    assert "no channels can be cut" in result.notes
+    message = "no channels can be cut: the share 0.05 of 10 channels, the largest group, is less"
+    assert result.notes[0] == f"{message} than one"
 
 
 @pytest.mark.parametrize("glob", ["first", "fir*"])
@@ -218,7 +219,7 @@ def test_an_unknown_operator_keeps_all_it_touches_and_is_named() -> None:
     assert weight(result.model, "before.weight").shape == (10, 3, 3, 3)
     assert weight(result.model, "after.weight").shape == (3, 10, 3, 3)
     assert weight(result.model, "side.weight").shape == (4, 10, 3, 3)
-    reason = "Mystery 'what': channels are not followed through it"
+    reason = "Mystery 'what' (channels are not followed through it)"
     assert result.details["kept"]["before"] == {reason: 10}
     assert f"{reason} keeps 10 channels of 1 layer" in result.notes
 

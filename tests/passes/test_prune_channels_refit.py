@@ -282,3 +282,74 @@ def test_the_trained_network_keeps_its_accuracy(fixtures: Path) -> None:
     full, half = graphopt.measure(model), graphopt.measure(refitted.model)
     assert half.macs < 0.55 * full.macs
     assert half.parameters < 0.55 * full.parameters
+
+
+@pytest.mark.parametrize("count", [4, 5, 8, 16, 31])
+def test_a_few_samples_are_enough_to_refit(count: int) -> None:
+    rows = PruneChannels(ratio=0.3).run(matrix_net(), correlated(matrix_net(), count))
+    assert not any("too few" in note for note in rows.notes)
+
+
+def test_fewer_samples_than_a_check_needs_are_told() -> None:
+    model = matrix_net()
+    result = PruneChannels(ratio=0.3).run(model, correlated(model, 3))
+    assert result.rewrites["layers refitted"] == 0
+    few = "there are too few samples to check a refit"
+    assert sum(note.endswith(few) for note in result.notes) == 4
+
+
+def test_nothing_to_correct_is_not_told() -> None:
+    """The channels that go were zero: neither a refit nor a reason against it."""
+    net = Net(kind=TensorProto.FLOAT)
+    x = net.conv(net.input("batch", 3, 6, 6), (3, 8), name="first")
+    model = net.build(net.head(net.node("Relu", x), 8))
+    for name in ("first.weight", str(model.graph.node("first").inputs[2].name)):
+        dead = np.array(model.graph.initializers[name].const_value.numpy())
+        dead[:4] = 0
+        model.graph.initializers[name].const_value = ir.tensor(dead, name=name)
+    result = PruneChannels(ratio=0.5).run(model, correlated(model))
+    assert result.rewrites == {"groups cut": 1, "channels cut": 4, "layers refitted": 0}
+    assert not any("was not refitted" in note for note in result.notes)
+
+
+def sides(
+    monkeypatch: pytest.MonkeyPatch, model: ir.Model, feed: dict[str, np.ndarray]
+) -> tuple[set[float], set[float]]:
+    """Which samples (each filled with one number) the first refit fits, and which it holds out."""
+    made: list[Recorder] = []
+
+    class Recorder(Moments):
+        def __init__(self, *shape: int, full: bool = True) -> None:
+            super().__init__(*shape, full=full)
+            self.seen: set[float] = set()
+            made.append(self)
+
+        def add(self, x: np.ndarray, y: np.ndarray) -> None:
+            super().add(x, y)
+            self.seen |= set(np.abs(x).max(axis=(0, 2)).round(3).tolist())
+
+    monkeypatch.setattr(compensate, "Moments", Recorder)
+    context = PassContext(calibration=ArraySamples("marked", feed, input_specs(model)))
+    PruneChannels(ratio=0.5).run(model, context)
+    return made[0].seen, made[1].seen
+
+
+@pytest.mark.parametrize("count", [9, 37, 50])
+@pytest.mark.parametrize("layout", ["batch first", "batch second", "fixed batch"])
+def test_a_sample_is_on_one_side_only(
+    count: int, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = Net(kind=TensorProto.FLOAT)
+    x = net.input(8 if layout == "fixed batch" else "batch", 7, 4)
+    if layout == "batch second":
+        x = net.node("Transpose", x, perm=[1, 0, 2])
+    eye = net.constant(np.concatenate([np.eye(4), np.eye(4) * 1e-3], axis=1))
+    x = net.node("MatMul", x, eye, name="first")
+    x = net.node("MatMul", x, net.weight(8, 3), name="last")
+    model = net.build(net.node("Transpose", x, perm=[1, 0, 2]) if "second" in layout else x)
+    numbers = np.arange(1, count + 1, dtype=np.float32)
+    feed = {"x": np.broadcast_to(numbers[:, None, None], (count, 7, 4)).copy()}
+    fitted, held_out = sides(monkeypatch, model, feed)
+    assert not fitted & held_out
+    assert len(fitted | held_out) == count
+    assert len(held_out) == count // 4

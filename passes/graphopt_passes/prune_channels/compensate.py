@@ -9,7 +9,7 @@ a ridge towards the present weights). No labels and no gradients are needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -17,16 +17,21 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from graphopt.data.feeds import input_specs
+from graphopt.data.feeds import InputSpec, batches, input_specs
 from graphopt.data.samples import Samples
-from graphopt.ir import subgraphs
+from graphopt.ir import constant_tensor, is_standard, subgraphs
 from graphopt.progress import Progress
 from graphopt_passes.prune_channels.atoms import Labels
 from graphopt_passes.prune_channels.columns import Geometry, conv_rows, matrix_rows
 from graphopt_passes.prune_channels.groups import Cut
-from graphopt_passes.prune_channels.labelling import Labelling, Layer
+from graphopt_passes.prune_channels.labelling import Labelling, Layer, Mix
 from graphopt_passes.prune_channels.least_squares import Moments
-from graphopt_passes.prune_channels.scores import batch_within, is_depthwise, out_channel_axis
+from graphopt_passes.prune_channels.scores import (
+    batch_within,
+    is_depthwise,
+    out_channel_axis,
+    require_finite,
+)
 from graphopt_passes.prune_channels.stream import Stream
 from graphopt_passes.prune_channels.weights import LayerWeights
 
@@ -43,6 +48,8 @@ HELD_BYTES = 512 << 20
 BATCH_BYTES = 512 << 20
 HELD_OUT = 4
 """One sample in so many says whether a refit is any good."""
+ROUNDING = 4
+"""A relative error of so many roundings of the layer's type leaves nothing to correct."""
 
 
 @dataclass
@@ -67,13 +74,18 @@ def compensate(
     limit: int,
     progress: Progress,
 ) -> Refit:
-    """Refits the layers of `pruned`, in place, that read something else than in `original`."""
-    count = samples.count()
-    used = limit if count is None else min(limit, count)
+    """Refits the layers of `pruned`, in place, that read something else than in `original`.
+
+    Raises:
+        GraphoptError: if what a layer reads or gives is NaN or infinite somewhere.
+    """
     specs = input_specs(original)
     names = [n for n in found.labels if found.facts.types[n].is_floating_point()]
     batch = batch_within(found, names, BATCH_BYTES)
     batch = next((s.static_batch for s in specs if s.static_batch is not None), batch)
+    runs = _runs(samples, specs, batch, limit)
+    firsts = [found.facts.symbols.get(spec.name, ())[:1] for spec in specs]
+    free = {dim for first in firsts for dim in first if isinstance(dim, str)}
     streams = [
         Stream(model, samples, specs, batch=batch, limit=limit, budget=HELD_BYTES)
         for model in (original, pruned)
@@ -84,14 +96,18 @@ def compensate(
     layers = _affected(original, found, cut)
     for layer in progress.track(layers, "refitting layers", len(layers)):
         before = old_nodes[layer.node]
+        if isinstance(layer, Mix):
+            name = before.name or str(before.outputs[0].name)
+            side = "is on the left" if layer.input else "has more than two axes"
+            result.declined.append((name, f"its weight {side}"))
+            continue
         after = new_nodes[before.outputs[0].name]
         weights = LayerWeights(pruned, after, layer)
         reason = weights.declines()
         if reason is not None:
             result.declined.append((layer.name, reason))
             continue
-        output = found.labels[str(before.outputs[0].name)]
-        rows = _Rows(layer, (before, after), output, cut, batch, -(-used // batch))
+        rows = _Rows(layer, (before, after), found, cut, runs, free)
         pairs = zip(
             streams[1].values(after, str(_input(after).name), after=False),
             streams[0].values(before, str(before.outputs[0].name), after=True),
@@ -101,12 +117,34 @@ def compensate(
     return result
 
 
-def _affected(model: ir.Model, found: Labelling, cut: Cut) -> list[Layer]:
-    """The layers whose output changes through the cut, in the order of the graph."""
+@dataclass(frozen=True)
+class _Run:
+    """One run of the models: the number of its first sample, and how many it holds."""
+
+    first: int
+    real: int
+    size: int
+    """Those that fill it up included: copies of the last one."""
+
+
+def _runs(
+    samples: Samples, specs: tuple[InputSpec, ...], batch: int, limit: int
+) -> tuple[_Run, ...]:
+    fixed = next((s.static_batch for s in specs if s.static_batch is not None), None)
+    runs, first = [], 0
+    for _, real in batches(samples, specs, batch, limit):
+        # A single sample fills the whole run, however long its first axis is.
+        runs.append(_Run(first, real, fixed if fixed is not None and real > 1 else real))
+        first += real
+    return tuple(runs)
+
+
+def _affected(model: ir.Model, found: Labelling, cut: Cut) -> list[Layer | Mix]:
+    """What multiplies by a constant and changes through the cut, in the order of the graph."""
     layers = {layer.node: layer for layer in found.layers}
     mixes = {mix.node: mix for mix in found.mixes}
     changed: set[str] = set()
-    affected = []
+    affected: list[Layer | Mix] = []
     for number, node in enumerate(model.graph):
         reads = {str(v.name) for v in node.inputs if v is not None}
         for graph in subgraphs(node):
@@ -123,7 +161,15 @@ def _affected(model: ir.Model, found: Labelling, cut: Cut) -> list[Layer]:
             changed |= {str(value.name) for value in node.outputs}
             if layer is not None:
                 affected.append(layer)
+            elif mix is not None and _is_weighted(node):
+                affected.append(mix)
     return affected
+
+
+def _is_weighted(node: ir.Node) -> bool:
+    """Whether `node` is a product with a constant."""
+    constants = [v is not None and constant_tensor(v) is not None for v in node.inputs[:2]]
+    return is_standard(node, "MatMul", "Gemm") and any(constants)
 
 
 class _Rows:
@@ -133,28 +179,38 @@ class _Rows:
         self,
         layer: Layer,
         nodes: tuple[ir.Node, ir.Node],
-        output: list[Labels],
+        found: Labelling,
         cut: Cut,
-        batch: int,
-        batches: int,
+        runs: Sequence[_Run],
+        free: set[str],
     ) -> None:
         before, after = nodes
+        name = str(before.outputs[0].name)
+        output: list[Labels] = found.labels[name]
         self._layer = layer
         self._before = before
         self._groups = after.attributes.get_int("group", 1) if layer.kind == "Conv" else 1
         self._keeps = [(a, cut.keep(x)) for a, x in enumerate(output) if cut.touches(x)]
-        self._batch = batch
+        self._runs = runs
+        self._symbols = [
+            symbol in free
+            for axis, symbol in enumerate(found.facts.symbols[name])
+            if axis != out_channel_axis(layer)
+        ]
+        self._names = str(_input(after).name), name
         inputs = len(layer.in_labels) // layer.groups
         if layer.kind == "Conv":
             inputs *= math.prod(len(labels) for labels in layer.slot.labels[2:])
         rows = min(MAX_ROWS, max(MIN_ROWS, ROWS_PER_INPUT * inputs))
-        self._quota = max(1, rows // batches)
+        self._quota = max(1, rows // max(len(runs), 1))
 
     def take(self, number: int, x: Array, y: Array) -> tuple[Array, Array, Array]:
-        """X, Y and which rows are of held-out samples, for batch `number`.
+        """X, Y and which rows are of held-out samples, for run `number`.
 
         Rows are taken at random, but always the same.
         """
+        for name, array in zip(self._names, (x, y), strict=True):
+            require_finite(name, array)
         for axis, keep in self._keeps:
             y = np.compress(keep, y, axis)
         total = y.size // y.shape[out_channel_axis(self._layer)]
@@ -162,8 +218,8 @@ class _Rows:
         if total > self._quota:
             generator = np.random.default_rng((self._layer.node, number))
             rows = np.sort(generator.choice(total, self._quota, replace=False))
-        # The batch is nearly always the outermost axis; if it is not, this is another fair share.
-        sample = number * self._batch + rows * self._batch // total
+        axis = out_channel_axis(self._layer)
+        rows, sample = self._samples(number, rows, y.shape[:axis] + y.shape[axis + 1 :])
         held_out = sample % HELD_OUT == HELD_OUT - 1
         if self._layer.kind != "Conv":
             return *matrix_rows(x, y, rows), held_out
@@ -171,6 +227,28 @@ class _Rows:
         kernel = [len(labels) for labels in weight[2:]]
         geometry = Geometry.of(self._before, kernel, x.shape[2:], y.shape[2:])
         return *conv_rows(x, y, geometry, self._groups, rows), held_out
+
+    def _samples(self, number: int, rows: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        """Those of `rows`, indices into `shape` flattened, that are of a sample, and of which."""
+        run = self._runs[number]
+        if run.size == 1:
+            return rows, np.full(len(rows), run.first)
+        axis = self._batch_axis(shape, run.size)
+        if axis is None:
+            # All rows of this run are on one side.
+            return rows, np.full(len(rows), number)
+        sample = np.unravel_index(rows, shape)[axis] * run.size // shape[axis]
+        real = sample < run.real
+        return rows[real], run.first + sample[real]
+
+    def _batch_axis(self, shape: tuple[int, ...], size: int) -> int | None:
+        """The axis of `shape` along which the samples of a run lie, each in one piece."""
+        named = [axis for axis, free in enumerate(self._symbols) if free and shape[axis] == size]
+        if named:
+            return named[0]
+        if shape and shape[0] % size == 0:
+            return 0
+        return next((axis for axis, length in enumerate(shape) if length == size), None)
 
 
 def _refit(
@@ -190,6 +268,9 @@ def _refit(
         fit.add(x[:, ~last], y[:, ~last])
         held_out.add(x[:, last], y[:, last])
         residual += float(np.square(y[:, last] - x[:, last] @ old - old_bias[:, None]).sum())
+    if full and not (held_out.rows and fit.rows):
+        result.declined.append((layer.name, "there are too few samples to check a refit"))
+        return
     if not full:
         fit.merge(held_out)
         weights.write(old, fit.bias(old))
@@ -200,6 +281,8 @@ def _refit(
     new_bias = fit.bias(new) if centred else np.zeros_like(old_bias)
     error = held_out.error(new, new_bias)
     scale = max(float(held_out.yy.sum()), 1e-30)
+    if math.sqrt(residual / scale) <= ROUNDING * np.finfo(weights.array.dtype).eps:
+        return
     if not error < residual:
         result.declined.append((layer.name, "a refit does not lower the error"))
         return

@@ -62,6 +62,9 @@ def gather_facts(model: ir.Model, sizes: Sizes) -> Facts:
     Args:
         sizes: the size to analyse each free dimension at, from `choose_sizes`. Those that the
             model states for what inference cannot tell are added.
+
+    Raises:
+        GraphoptError: if at those sizes an axis has fewer than no positions.
     """
     facts = Facts()
     for number, value in enumerate(model.graph.inputs):
@@ -205,10 +208,20 @@ def _infer_node(
         if is_standard(node, "Reshape", "Expand"):
             symbols = _computed_symbols(facts, node, concrete, symbols)
         if all(isinstance(dim, int) for dim in concrete) and len(symbols) == len(concrete):
+            _require_positions(node, concrete)
             facts.shapes[value.name] = tuple(int(dim) for dim in concrete if dim is not None)
             facts.symbols[value.name] = tuple(symbols)
             facts.types[value.name] = ir.DataType(kind)
     _note_recorded(facts, node, sizes)
+
+
+def _require_positions(node: ir.Node, shape: Symbols) -> None:
+    if any(isinstance(dim, int) and dim < 0 for dim in shape):
+        raise GraphoptError(
+            "the first sample is too small for the network",
+            where=f"node '{node.name or node.outputs[0].name}'",
+            fix="give representative calibration data",
+        )
 
 
 def _note_shape(facts: Facts, node: ir.Node) -> None:

@@ -131,6 +131,12 @@ def _name(found: Labelling, axes: list[Axis]) -> str:
     makers = [
         layer.name for layer in found.layers if (id(layer.slot), layer.out_axis) in taken
     ] or [slot.name for slot, _, _ in axes if slot is not None]
+    if not makers:
+        makers = [
+            f"tensor '{name}'"
+            for name, value in found.labels.items()
+            if any(labels is axis for axis in value for _, _, labels in axes)
+        ]
     names = list(dict.fromkeys(makers))
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
@@ -147,6 +153,11 @@ def _width(found: Labelling, atoms: Labels, axes: list[Axis]) -> int:
     return best[2]
 
 
+def is_scored(group: Group, scores: dict[int, float]) -> bool:
+    """Whether each of its atoms has a score that is a finite number."""
+    return all(math.isfinite(scores.get(atom, math.nan)) for atom in group.atoms.tolist())
+
+
 def choose(
     found: Labelling,
     groups: list[Group],
@@ -157,16 +168,18 @@ def choose(
     """Cuts the share `ratio` of each group: the atoms of the lowest score, ties by atom.
 
     Never more than that share: what is left is rounded up, also to positions in multiples of
-    `align`, and is one atom at the least.
+    `align`, and is one atom at the least. A group of which an atom has no score stays whole.
     """
     gone = np.zeros(len(found.atoms), dtype=bool)
     for group in groups:
+        if not is_scored(group, scores):
+            continue
         size = len(group.blocks[0])
         kept = size - math.floor(ratio * size + 1e-9)
         step = align // math.gcd(align, group.width * len(group.blocks))
         kept = min(size, max(1, -(-kept // step) * step))
         for block in group.blocks:
-            order = sorted(block.tolist(), key=lambda atom: (scores.get(atom, 0.0), atom))
+            order = sorted(block.tolist(), key=lambda atom: (scores[atom], atom))
             gone[order[: size - kept]] = True
     roots = found.atoms.roots(np.arange(len(found.atoms), dtype=np.int64))
     return Cut(gone[roots])

@@ -16,12 +16,13 @@ from graphopt.ir import (
     drop_unused_initializer,
     infer_shapes,
     is_standard,
+    nodes_of,
 )
 from graphopt.pipeline.base import PassContext, PassResult
 from graphopt_passes.prune_channels.apply import Editor
 from graphopt_passes.prune_channels.compensate import Refit, compensate
 from graphopt_passes.prune_channels.facts import choose_sizes, gather_facts
-from graphopt_passes.prune_channels.groups import Cut, Group, choose, find_groups
+from graphopt_passes.prune_channels.groups import Cut, Group, choose, find_groups, is_scored
 from graphopt_passes.prune_channels.labelling import Labelling
 from graphopt_passes.prune_channels.rules_layout import RULES as LAYOUT
 from graphopt_passes.prune_channels.rules_linear import RULES as LINEAR
@@ -56,11 +57,17 @@ def prune(options: PruneChannels, model: ir.Model, context: PassContext) -> Pass
     align = _alignment(options, context)
     cut = choose(found, groups, scores, options.ratio, align)
     notes = _kept_notes(found)
+    notes += [
+        f"group '{group.name}' stays whole: its channels have no score"
+        for group in groups
+        if not is_scored(group, scores)
+    ]
     if align > 1:
         share = 100 * (1 - _share_kept(groups, cut))
         notes.append(f"channels stay in multiples of {align}: {share:.0f}% of them are cut")
     if not cut.gone.any():
-        return PassResult(model, False, notes=("no channels can be cut", *notes))
+        reason = _why_nothing(original, found, groups, options.ratio)
+        return PassResult(model, False, notes=(f"no channels can be cut{reason}", *notes))
     pruned = cut_channels(original, found, cut)
     outcome = self_check(original, pruned, found, cut, groups, samples)
     if outcome is None:
@@ -201,6 +208,34 @@ def _kept_notes(found: Labelling) -> list[str]:
         + ("s" if layers[reason] > 1 else "")
         for reason, number in by_reason.items()
     ]
+
+
+def _why_nothing(model: ir.Model, found: Labelling, groups: list[Group], ratio: float) -> str:
+    """What to add to "no channels can be cut"; nothing where other notes say why."""
+    largest = max((len(group.blocks[0]) for group in groups), default=0)
+    if groups and ratio * largest + 1e-9 < 1:
+        return f": the share {ratio:g} of {largest} channels, the largest group, is less than one"
+    reasons = []
+    weighted = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+    main = [node for node in model.graph if is_standard(node, *weighted)]
+    open_weights = [
+        node.name or str(node.outputs[0].name)
+        for node in main
+        if any(
+            v is not None and v.is_initializer() and v.is_graph_input() for v in node.inputs[1:2]
+        )
+    ]
+    if open_weights:
+        shown = ", ".join(f"'{name}'" for name in open_weights[:3])
+        more = f" and {len(open_weights) - 3} more" if len(open_weights) > 3 else ""
+        reasons.append(f"callers may override the weight of {shown}{more}")
+    inner = sum(is_standard(node, *weighted) for node in nodes_of(model)) - len(main)
+    if inner:
+        s = "s are" if inner > 1 else " is"
+        reasons.append(f"{inner} layer{s} in functions or subgraphs, which are left alone")
+    if not reasons and not found.layers:
+        reasons.append("no layer has a constant weight")
+    return ": " + ", and ".join(reasons) if reasons else ""
 
 
 def _details(

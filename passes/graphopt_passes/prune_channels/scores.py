@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from graphopt.data.samples import Samples
+from graphopt.errors import GraphoptError
 from graphopt.ir import constant_array
 from graphopt.progress import Progress
 from graphopt.runtime.tap import tap
@@ -22,14 +23,48 @@ TAP_BYTES = 256 << 20
 
 
 def l1_scores(model: ir.Model, found: Labelling) -> dict[int, float]:
-    """For each atom the sum of |w| over the weight slices that make its channels."""
-    scores: dict[int, float] = {}
+    """For each atom the sum of |w| over the weight slices that make its channels.
+
+    Channels that no layer makes are made by a product with a constant on its left, or of more than
+    two axes; where there is none either, all constants that they occur in count. All atoms of a
+    group are of the same kind. Atoms in no floating-point constant have no score.
+    """
     nodes = list(model.graph)
-    for layer in found.layers:
-        weight = np.abs(_weight(nodes, layer)).astype(np.float64)
-        sums = weight.sum(axis=tuple(a for a in range(weight.ndim) if a != layer.out_axis))
-        _add(found, scores, layer.out_labels, sums)
+    layers = [(layer.slot, layer.out_axis) for layer in found.layers]
+    products = [
+        (slot, axis)
+        for slot in found.slots
+        for number, index in slot.uses
+        if nodes[number].op_type in ("MatMul", "Gemm")
+        and (axis := _made_axis(nodes[number], index, len(slot.labels))) is not None
+    ]
+    others = [(slot, axis) for slot in found.slots for axis in range(len(slot.labels))]
+    scores: dict[int, float] = {}
+    for places in (layers, products, others):
+        more: dict[int, float] = {}
+        for slot, axis in places:
+            number, index = slot.uses[0]
+            array = constant_array(nodes[number].inputs[index])
+            if array is None or not found.facts.types[slot.name].is_floating_point():
+                continue
+            _add(found, more, slot.labels[axis], _along(np.abs(array.astype(np.float64)), axis))
+        scores = more | scores
     return scores
+
+
+def _made_axis(node: ir.Node, index: int, rank: int) -> int | None:
+    """The axis of the constant input `index` of a product that its output takes over."""
+    if rank < 2 or index > 1:
+        return None
+    if node.op_type == "Gemm":
+        turned = node.attributes.get_int("transB" if index else "transA", 0) == 1
+        return index ^ turned
+    return rank - 1 if index else rank - 2
+
+
+def _along(array: NDArray[np.float64], axis: int | None) -> NDArray[np.float64]:
+    """The sums of `array` over all axes but one."""
+    return np.asarray(array.sum(axis=tuple(a for a in range(array.ndim) if a != axis)))
 
 
 def activation_scores(
@@ -38,13 +73,23 @@ def activation_scores(
     """For each atom the share of the energy of its readers that its channels carry.
 
     Summed over all layers that read channel c: |W[:, c]|^2 E[x_c^2] / E[|y|^2], where E is the mean
-    over samples and positions; for a product of two activations, E[a_c^2] E[b_c^2] / E[y^2].
+    over samples and positions; for a product of two activations, E[a_c^2] E[b_c^2] / E[y^2], and
+    likewise for other products with a constant.
     An atom that no such layer reads gets its L1 score; a group has the one or the other.
+
+    Raises:
+        GraphoptError: if one of these values is NaN or infinite.
     """
     nodes = list(model.graph)
     energies = _Energies(found)
     readers = [layer for layer in found.layers if not is_depthwise(layer)]
-    products = [mix for mix in found.mixes if nodes[mix.node].op_type in ("MatMul", "Gemm")]
+    products = [
+        mix
+        for mix in found.mixes
+        if nodes[mix.node].op_type in ("MatMul", "Gemm")
+        and str(nodes[mix.node].outputs[0].name) in found.labels
+        and any(v is not None and v.name in found.labels for v in nodes[mix.node].inputs[:2])
+    ]
     for layer in readers:
         energies.want(nodes[layer.node].inputs[0], layer.x_axis)
         energies.want(nodes[layer.node].outputs[0], out_channel_axis(layer))
@@ -64,7 +109,8 @@ def activation_scores(
         factors = _factors(nodes[mix.node], mix, found)
         total = energies.get(nodes[mix.node].outputs[0], None).sum()
         product = np.prod([energies.get(value, axis) for value, axis in factors], axis=0)
-        labels = found.labels[str(factors[0][0].name)][factors[0][1]]
+        read, axis = next((v, axis) for v, axis in factors if v.name in found.labels)
+        labels = found.labels[str(read.name)][axis]
         _add(found, scores, labels, product / max(total, 1e-30))
     for atom, score in l1_scores(model, found).items():
         scores.setdefault(atom, score)
@@ -72,12 +118,12 @@ def activation_scores(
 
 
 def _factors(node: ir.Node, mix: Mix, found: Labelling) -> list[tuple[ir.Value, int]]:
-    """The activations that a product sums over, with the axis; a constant has no energy here."""
+    """The operands of a product, with the axis that it sums over."""
     factors = []
     for index, value in enumerate(node.inputs[:2]):
-        if value is None or str(value.name) not in found.labels:
+        if value is None:
             continue
-        rank = len(found.labels[str(value.name)])
+        rank = len(found.facts.shapes[str(value.name)])
         if node.op_type == "Gemm":
             turned = node.attributes.get_int("transB" if index else "transA", 0) == 1
             axis = int(turned) if index else 1 - int(turned)
@@ -94,30 +140,50 @@ class _Energies:
         self._found = found
         self._sums: dict[tuple[str, int | None], NDArray[np.float64]] = {}
         self._counts: dict[tuple[str, int | None], int] = {}
+        self._constants: set[str] = set()
 
     def want(self, value: ir.Value | None, axis: int | None) -> None:
         if value is not None:
             self._sums[str(value.name), axis] = np.zeros(())
             self._counts[str(value.name), axis] = 0
+            constant = constant_array(value)
+            if constant is not None:
+                self._constants.add(str(value.name))
+                self._count(str(value.name), axis, constant)
 
     def get(self, value: ir.Value | None, axis: int | None) -> NDArray[np.float64]:
         key = (str(value.name) if value is not None else "", axis)
         return self._sums[key] / max(self._counts[key], 1)
 
     def measure(self, model: ir.Model, samples: Samples, limit: int, progress: Progress) -> None:
-        names = list(dict.fromkeys(name for name, _ in self._sums))
+        wanted = [key for key in self._sums if key[0] not in self._constants]
+        names = list(dict.fromkeys(name for name, _ in wanted))
         batch = batch_within(self._found, names, TAP_BYTES)
         taps = tap(
             model, names, samples, batch=batch, limit=limit, progress=progress,
             description="scoring channels",
         )  # fmt: skip
         for values in taps:
-            for (name, axis), total in self._sums.items():
-                array = values[name].astype(np.float64)
-                others = tuple(a for a in range(array.ndim) if a != axis)
-                self._sums[name, axis] = total + np.square(array, out=array).sum(axis=others)
-                length = array.shape[axis] if axis is not None else 1
-                self._counts[name, axis] += array.size // max(length, 1)
+            for name, array in values.items():
+                require_finite(name, array)
+            for name, axis in wanted:
+                self._count(name, axis, values[name])
+
+    def _count(self, name: str, axis: int | None, values: NDArray[Any]) -> None:
+        array = values.astype(np.float64)
+        length = array.shape[axis] if axis is not None else 1
+        self._counts[name, axis] += array.size // max(length, 1)
+        self._sums[name, axis] = self._sums[name, axis] + _along(np.square(array, out=array), axis)
+
+
+def require_finite(name: str, array: NDArray[Any]) -> None:
+    """Raises GraphoptError if the values of tensor `name` are not all finite numbers."""
+    if not np.isfinite(array).all():
+        raise GraphoptError(
+            "takes NaN or an infinite value on the calibration data",
+            where=f"tensor '{name}'",
+            fix="check the data and the model",
+        )
 
 
 def out_channel_axis(layer: Layer) -> int:

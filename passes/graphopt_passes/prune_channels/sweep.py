@@ -39,7 +39,8 @@ class Op:
         self._found = sweep.found
 
     def __str__(self) -> str:
-        return f"{self.node.op_type} '{self.node.name or self.node.outputs[0].name}'"
+        names = (self.node.name, *(value.name for value in self.node.outputs))
+        return f"{self.node.op_type} '{next(filter(None, names), f'node {self.number}')}'"
 
     def has(self, index: int) -> bool:
         """Whether there is an input `index`."""
@@ -225,7 +226,7 @@ class Sweep:
                         raise Decline(f"its output '{value.name}' is not followed")
         except Decline as reason:
             self._forget(before)
-            self._barrier(op, f"{op}: {reason}")
+            self._barrier(op, f"{op} ({reason})")
         if any(fnmatch.fnmatchcase(op.node.name or "", glob) for glob in self._exclude):
             for value in outputs:
                 self._keep(value, "the option 'exclude'")
