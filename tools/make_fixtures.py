@@ -3,7 +3,7 @@
     python tools/make_fixtures.py                        # everything: 25 minutes, one thread
     python tools/make_fixtures.py --nets vit             # the data and one net
     python tools/make_fixtures.py --nets none            # the data and the README, no training
-    python tools/make_fixtures.py --quick --out /tmp/f   # a short training, to try the tool
+    python tools/make_fixtures.py --quick --out FOLDER   # a short training, to try the tool
 
 Training needs torch; `--nets none` needs only numpy, onnx and onnxruntime. The images come from
 Debian's package dataset-fashion-mnist. One thread and fixed seeds: the same machine and the same

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx
 import onnx_ir as ir
 
@@ -87,3 +89,14 @@ def _skeleton_of_proto(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _is_small(tensor: onnx.TensorProto) -> bool:
     inside = tensor.data_location != onnx.TensorProto.EXTERNAL
     return inside and tensor.ByteSize() <= SMALL_TENSOR_BYTES
+
+
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """`graph` and all graphs in the attributes of its nodes, at any depth."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from graphs_of(attribute.g)
+            for subgraph in attribute.graphs:
+                yield from graphs_of(subgraph)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from graphopt.errors import GraphoptError
-from graphopt.ir.checking import check_proto
+from graphopt.ir.checking import check_proto, graphs_of
 from graphopt.ir.graphsurgeon import from_graphsurgeon, is_graphsurgeon
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _require_whole(proto: onnx.ModelProto, where: str) -> None:
         )
     if not proto.graph.output:
         raise GraphoptError("the graph has no outputs", where=where)
-    for graph in _graphs(proto.graph):
+    for graph in graphs_of(proto.graph):
         if graph.sparse_initializer:
             raise GraphoptError(
                 f"graph '{graph.name}' has sparse initializers, which graphopt does not read",
@@ -145,16 +145,6 @@ def _require_whole(proto: onnx.ModelProto, where: str) -> None:
             where=where,
             fix="export the model for inference",
         )
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
-            for subgraph in attribute.graphs:
-                yield from _graphs(subgraph)
 
 
 def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:

@@ -11,7 +11,9 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from graphopt.data.feeds import Feed
+from graphopt import PassContext
+from graphopt.data.arrays import ArraySamples
+from graphopt.data.feeds import Feed, input_specs
 from graphopt_passes.prune_channels.groups import Cut, Group, choose, find_groups
 from graphopt_passes.prune_channels.labelling import Labelling
 from graphopt_passes.prune_channels.masking import masked
@@ -215,3 +217,26 @@ def evaluate(model: ir.Model, feed: Feed) -> Feed:
     proto.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
     results = ReferenceEvaluator(proto).run(None, feed)
     return dict(zip(names, results, strict=True))
+
+
+BARE: dict[str, Any] = {"score": "l1", "compensate": False}
+
+
+def chain(kind: int = TensorProto.FLOAT, seed: int = 0) -> ir.Model:
+    """Two convolutions with a ReLU each, and a classifier of 3 classes."""
+    net = Net(kind=kind, seed=seed)
+    x = net.node("Relu", net.conv(net.input("batch", 3, 6, 6), (3, 10), name="first"))
+    x = net.node("Relu", net.conv(x, (10, 8), name="second"))
+    return net.build(net.head(x, 8))
+
+
+def noise(model: ir.Model, count: int = 256) -> PassContext:
+    """Random samples as calibration data."""
+    feed = random_feed(model, count)
+    return PassContext(calibration=ArraySamples("noise", feed, input_specs(model)))
+
+
+def weight(model: ir.Model, name: str) -> np.ndarray:
+    value = model.graph.initializers[name].const_value
+    assert value is not None
+    return value.numpy()

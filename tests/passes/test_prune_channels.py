@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from models import serialized
 from onnx import TensorProto, helper
-from prune_nets import Net, evaluate, prune_exactly, random_feed
+from prune_nets import BARE, Net, chain, evaluate, noise, prune_exactly, random_feed, weight
 
 from graphopt import GraphoptError, PassContext
 from graphopt.data.arrays import ArraySamples
@@ -24,28 +24,6 @@ from graphopt_passes.prune_channels import PruneChannels, run, selfcheck
 from graphopt_passes.prune_channels.groups import find_groups
 from graphopt_passes.prune_channels.masking import masked
 from graphopt_passes.prune_channels.sweep import Op
-
-BARE: dict[str, Any] = {"score": "l1", "compensate": False}
-
-
-def chain(kind: int = TensorProto.FLOAT, seed: int = 0) -> ir.Model:
-    """Two convolutions with a ReLU each, and a classifier of 3 classes."""
-    net = Net(kind=kind, seed=seed)
-    x = net.node("Relu", net.conv(net.input("batch", 3, 6, 6), (3, 10), name="first"))
-    x = net.node("Relu", net.conv(x, (10, 8), name="second"))
-    return net.build(net.head(x, 8))
-
-
-def noise(model: ir.Model, count: int = 256) -> PassContext:
-    """Random samples as calibration data."""
-    feed = random_feed(model, count)
-    return PassContext(calibration=ArraySamples("noise", feed, input_specs(model)))
-
-
-def weight(model: ir.Model, name: str) -> np.ndarray:
-    value = model.graph.initializers[name].const_value
-    assert value is not None
-    return value.numpy()
 
 
 def test_the_share_is_cut_and_the_interface_stays() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
-from prune_nets import Net, random_feed
+from prune_nets import BARE, Net, chain, noise, random_feed, weight
 
 from graphopt import GraphoptError, PassContext
 from graphopt.data.arrays import ArraySamples
@@ -19,28 +19,6 @@ from graphopt_passes.prune_channels.facts import Facts
 from graphopt_passes.prune_channels.groups import choose, find_groups
 from graphopt_passes.prune_channels.scores import l1_scores
 from graphopt_passes.prune_channels.sweep import Op, Sweep
-
-BARE: dict[str, Any] = {"score": "l1", "compensate": False}
-
-
-def chain(kind: int = TensorProto.FLOAT, seed: int = 0) -> ir.Model:
-    """Two convolutions with a ReLU each, and a classifier of 3 classes."""
-    net = Net(kind=kind, seed=seed)
-    x = net.node("Relu", net.conv(net.input("batch", 3, 6, 6), (3, 10), name="first"))
-    x = net.node("Relu", net.conv(x, (10, 8), name="second"))
-    return net.build(net.head(x, 8))
-
-
-def noise(model: ir.Model, count: int = 256) -> PassContext:
-    """Random samples as calibration data."""
-    feed = random_feed(model, count)
-    return PassContext(calibration=ArraySamples("noise", feed, input_specs(model)))
-
-
-def weight(model: ir.Model, name: str) -> np.ndarray:
-    value = model.graph.initializers[name].const_value
-    assert value is not None
-    return value.numpy()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

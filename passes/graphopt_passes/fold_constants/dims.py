@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
 from graphopt.ir import subgraphs
-from graphopt.ir.checking import skeleton_of_model
+from graphopt.ir.checking import graphs_of, skeleton_of_model
 
 Dim: TypeAlias = "int | str"
 """A number, or the name of one that is not known: equal names are equal numbers."""
@@ -58,7 +58,7 @@ def _keep_only_inputs(proto: onnx.ModelProto) -> None:
             for axis, dim in enumerate(value.type.tensor_type.shape.dim):
                 if not dim.HasField("dim_value") or dim.dim_value < 0:
                     dim.dim_param = f"input {number} axis {axis}"
-    for inner in _graphs(graph):
+    for inner in graphs_of(graph):
         held = {tensor.name for tensor in inner.initializer}
         claims = [*inner.value_info, *inner.output]
         if inner is not graph:
@@ -66,16 +66,6 @@ def _keep_only_inputs(proto: onnx.ModelProto) -> None:
         for value in claims:
             if value.name not in held:
                 _forget_shape(value.type)
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
-            for inner in attribute.graphs:
-                yield from _graphs(inner)
 
 
 def _forget_shape(type_: onnx.TypeProto) -> None:
