@@ -9,8 +9,7 @@ from contextlib import suppress
 import onnx_ir as ir
 
 from graphopt.calibration.histogram import Histogram
-from graphopt.data.feeds import Feed
-from graphopt.data.samples import Samples
+from graphopt.data.feeds import Feed, Samples
 from graphopt.errors import GraphoptError
 from graphopt.ir import forget_shapes, infer_shapes, static_shape
 from graphopt.progress import Progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -13,10 +13,31 @@ import onnx_ir as ir
 from graphopt.errors import GraphoptError, did_you_mean
 from graphopt.ir import main_inputs
 
-if TYPE_CHECKING:
-    from graphopt.data.samples import Samples
-
 Feed: TypeAlias = "dict[str, np.ndarray[Any, Any]]"
+
+
+class Samples(Protocol):
+    """Samples for a model, in a fixed order; each iteration starts from the first.
+
+    Every sample is a feed of its own: one array per input, with a first axis of one where the
+    model has a batch axis.
+    """
+
+    @property
+    def description(self) -> str:
+        """For the report: where they come from and how many."""
+        ...
+
+    @property
+    def is_random(self) -> bool:
+        """True when nobody chose these samples: then what is measured on them means little."""
+        ...
+
+    def __iter__(self) -> Iterator[Feed]: ...
+
+    def count(self) -> int | None:
+        """How many there are, if that is known without reading them."""
+        ...
 
 
 @dataclass(frozen=True)

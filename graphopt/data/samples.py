@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from graphopt.data.feeds import Feed, InputSpec
+from graphopt.data.feeds import InputSpec, Samples
 from graphopt.data.functions import FunctionSamples, import_function, is_function
 from graphopt.errors import GraphoptError
 from graphopt.options import Scanner, build, scan_options
-
-
-class Samples(Protocol):
-    """Samples for a model, in a fixed order; each iteration starts from the first.
-
-    Every sample is a feed of its own: one array per input, with a first axis of one where the
-    model has a batch axis.
-    """
-
-    @property
-    def description(self) -> str:
-        """For the report: where they come from and how many."""
-        ...
-
-    @property
-    def is_random(self) -> bool:
-        """True when nobody chose these samples: then what is measured on them means little."""
-        ...
-
-    def __iter__(self) -> Iterator[Feed]: ...
-
-    def count(self) -> int | None:
-        """How many there are, if that is known without reading them."""
-        ...
 
 
 def open_samples(text: str, specs: tuple[InputSpec, ...]) -> Samples:

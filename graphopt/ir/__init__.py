@@ -9,6 +9,7 @@ from graphopt.ir.edit import (
     drop_unused_initializer,
     take_over,
 )
+from graphopt.ir.external import weight_bytes
 from graphopt.ir.graphsurgeon import to_graphsurgeon
 from graphopt.ir.loading import ModelSource, load, model_files, sha256
 from graphopt.ir.query import (
@@ -26,7 +27,7 @@ from graphopt.ir.query import (
     static_shape,
     subgraphs,
 )
-from graphopt.ir.saving import save, weight_bytes, writable_path, writing
+from graphopt.ir.saving import save, writable_path, writing
 from graphopt.ir.shapes import forget_shapes, infer_shapes
 
 __all__ = [

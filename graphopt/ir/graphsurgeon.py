@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
 from graphopt.ir.checking import check
+from graphopt.ir.external import embedded
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -46,6 +47,4 @@ def to_graphsurgeon(model: ir.Model) -> gs.Graph:
                 f"onnx-graphsurgeon cannot hold the type {value.type}",
                 where=f"tensor '{value.name}'",
             )
-    from graphopt.ir.saving import embedded
-
     return gs.import_onnx(ir.to_proto(embedded(model)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from graphopt.errors import GraphoptError
 from graphopt.ir.checking import check_proto, graphs_of
+from graphopt.ir.external import external_tensors
 from graphopt.ir.graphsurgeon import from_graphsurgeon, is_graphsurgeon
 
 if TYPE_CHECKING:
@@ -145,14 +145,6 @@ def _require_whole(proto: onnx.ModelProto, where: str) -> None:
             where=where,
             fix="export the model for inference",
         )
-
-
-def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    """The initializers whose data is in a file of its own, in all graphs of `model`."""
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                yield value.const_value
 
 
 def _require_external_data(model: ir.Model, where: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
-from graphopt.ir.loading import external_tensors
+from graphopt.ir.external import detached, embedded, external_tensors, weight_bytes
 
 # protobuf refuses a message of 2 GiB; the graph beside the weights needs room too.
 EMBEDDED_LIMIT_BYTES = 2**31 - 2**26
@@ -136,45 +136,6 @@ def _map_before_replacing(model: ir.Model, path: Path) -> None:
     for tensor in external_tensors(model):
         if Path(tensor.path).resolve() == target:
             tensor.numpy()
-
-
-def weight_bytes(model: ir.Model) -> int:
-    """The bytes of all initializers, in all graphs."""
-    return sum(
-        value.const_value.nbytes
-        for graph in model.graphs()
-        for value in graph.initializers.values()
-        if value.const_value is not None
-    )
-
-
-def detached(model: ir.Model) -> ir.Model:
-    """A copy of `model` that opens its external data for itself.
-
-    onnx_ir closes external data when it has written or loaded it, under whoever else reads it.
-    """
-    copy = model.clone()
-    for graph in copy.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor):
-                value.const_value = ir.ExternalTensor(
-                    tensor.location,
-                    tensor.offset,
-                    tensor.length,
-                    tensor.dtype,
-                    shape=ir.Shape(tensor.shape.numpy()),
-                    name=str(value.name),
-                    base_dir=tensor.base_dir,
-                )
-    return copy
-
-
-def embedded(model: ir.Model) -> ir.Model:
-    """`model` with its external data in memory: itself if it has none, otherwise a copy."""
-    if next(external_tensors(model), None) is None:
-        return model
-    return ir.external_data.load_to_model(detached(model))
 
 
 def _write_error(path: Path, error: OSError) -> GraphoptError:

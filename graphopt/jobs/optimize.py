@@ -10,9 +10,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphopt.data.evaluation import Evaluation, LabelledData, open_evaluation
-from graphopt.data.feeds import Feed, batches, input_specs
+from graphopt.data.feeds import Feed, Samples, batches, input_specs
 from graphopt.data.random import RandomOptions, RandomSamples
-from graphopt.data.samples import Samples, open_samples
+from graphopt.data.samples import open_samples
 from graphopt.errors import GraphoptError
 from graphopt.ir import Cost, ModelSource, load, measure, model_files, sha256
 from graphopt.pipeline.base import PassContext

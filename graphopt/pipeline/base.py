@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from graphopt.data.evaluation import Evaluation
-    from graphopt.data.samples import Samples
+    from graphopt.data.feeds import Samples
 
 
 class Stage(IntEnum):

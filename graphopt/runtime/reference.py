@@ -10,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 from graphopt.data.feeds import Feed
 from graphopt.errors import GraphoptError
-from graphopt.ir.saving import embedded
+from graphopt.ir.external import embedded
 from graphopt.runtime.session import Session, one_line
 
 

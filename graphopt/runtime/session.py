@@ -15,7 +15,8 @@ import onnxruntime as ort
 from graphopt.data.feeds import Feed
 from graphopt.errors import GraphoptError
 from graphopt.ir import default_opset, save
-from graphopt.ir.saving import EMBEDDED_LIMIT_BYTES, embedded, weight_bytes
+from graphopt.ir.external import embedded, weight_bytes
+from graphopt.ir.saving import EMBEDDED_LIMIT_BYTES
 
 ort.set_default_logger_severity(4)  # its warnings on stderr are not for graphopt's users
 

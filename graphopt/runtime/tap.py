@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.data.feeds import Feed, batch_count, batches, input_specs
-from graphopt.data.samples import Samples
+from graphopt.data.feeds import Feed, Samples, batch_count, batches, input_specs
 from graphopt.errors import GraphoptError
 from graphopt.progress import Progress, Quiet
 from graphopt.runtime.session import Session

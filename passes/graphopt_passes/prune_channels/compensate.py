@@ -17,8 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from graphopt.data.feeds import InputSpec, batches, input_specs
-from graphopt.data.samples import Samples
+from graphopt.data.feeds import InputSpec, Samples, batches, input_specs
 from graphopt.ir import constant_tensor, is_standard, subgraphs
 from graphopt.progress import Progress
 from graphopt_passes.prune_channels.atoms import Labels

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphopt.data.samples import Samples
+from graphopt.data.feeds import Samples
 from graphopt.errors import GraphoptError
 from graphopt.ir import constant_array, constant_tensor, is_standard
 from graphopt_passes.prune_channels.dims import (

@@ -32,7 +32,7 @@ from graphopt_passes.prune_channels.selfcheck import Check, self_check
 from graphopt_passes.prune_channels.sweep import SINGLE, Sweep
 
 if TYPE_CHECKING:
-    from graphopt.data.samples import Samples
+    from graphopt.data.feeds import Samples
     from graphopt_passes.prune_channels import PruneChannels
 
 RULES = {**LINEAR, **POINTWISE, **LAYOUT}

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from graphopt.data.samples import Samples
+from graphopt.data.feeds import Samples
 from graphopt.errors import GraphoptError
 from graphopt.ir import constant_array
 from graphopt.progress import Progress

@@ -9,9 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from graphopt.data.feeds import Feed, batches, input_specs
+from graphopt.data.feeds import Feed, Samples, batches, input_specs
 from graphopt.data.random import RandomOptions, RandomSamples
-from graphopt.data.samples import Samples
 from graphopt.errors import GraphoptError
 from graphopt.runtime.session import Session
 from graphopt.runtime.tap import tapped

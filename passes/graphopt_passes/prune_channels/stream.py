@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.data.feeds import Feed, InputSpec, batches
-from graphopt.data.samples import Samples
+from graphopt.data.feeds import Feed, InputSpec, Samples, batches
 from graphopt.ir import constant_tensor, subgraphs
 from graphopt.runtime.session import Session
 

@@ -25,7 +25,7 @@ from graphopt_passes.quantize.rewrite import write_data, write_weights
 from graphopt_passes.quantize.weights import QuantizedWeight, stored_scale
 
 if TYPE_CHECKING:
-    from graphopt.data.samples import Samples
+    from graphopt.data.feeds import Samples
     from graphopt_passes.quantize import Quantize
 
 NAMES_IN_A_NOTE = 3

@@ -1,0 +1,54 @@
+"""Weights, and those of them that are in a file of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+
+def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    """The initializers whose data is in a file of its own, in all graphs of `model`."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                yield value.const_value
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """The bytes of all initializers, in all graphs."""
+    return sum(
+        value.const_value.nbytes
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    )
+
+
+def detached(model: ir.Model) -> ir.Model:
+    """A copy of `model` that opens its external data for itself.
+
+    onnx_ir closes external data when it has written or loaded it, under whoever else reads it.
+    """
+    copy = model.clone()
+    for graph in copy.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.ExternalTensor(
+                    tensor.location,
+                    tensor.offset,
+                    tensor.length,
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.shape.numpy()),
+                    name=str(value.name),
+                    base_dir=tensor.base_dir,
+                )
+    return copy
+
+
+def embedded(model: ir.Model) -> ir.Model:
+    """`model` with its external data in memory: itself if it has none, otherwise a copy."""
+    if next(external_tensors(model), None) is None:
+        return model
+    return ir.external_data.load_to_model(detached(model))
