@@ -20,7 +20,13 @@ def check(model: ir.Model, *, where: str = "<model>") -> None:
 
 def check_proto(proto: onnx.ModelProto, *, where: str = "<ModelProto>") -> None:
     """The same for a proto that has not become an `ir.Model` yet."""
-    _check(_skeleton_of_proto(proto), where)
+    try:
+        skeleton = _skeleton_of_proto(proto)
+    except UnicodeDecodeError as error:
+        raise GraphoptError(
+            f"is not a valid ONNX model: a name in it is no text ({error})", where=where
+        ) from None
+    _check(skeleton, where)
 
 
 def _check(skeleton: onnx.ModelProto, where: str) -> None:

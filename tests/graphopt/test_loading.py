@@ -9,7 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from models import MLP, big_model, model, proto, serialized
 
@@ -69,6 +69,7 @@ def test_a_model_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 400))
+@example(b"\x80", 60)  # a name that is not UTF-8
 def test_garbage_spliced_into_a_model_never_escapes_as_another_error(
     garbage: bytes, at: int
 ) -> None:
