@@ -37,7 +37,7 @@ from graphopt.pipeline.presets import DEFAULT, PRESETS
     "--max-drop",
     type=not_negative,
     metavar="X",
-    help="The most that the score may fall, in its unit (top1: points). On a breach nothing is "
+    help="The most that the score may fall, in its unit (top1: points). On a breach no model is "
     "written and the exit status is 1.",
 )
 @click.option(

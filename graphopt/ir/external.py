@@ -29,12 +29,19 @@ def detached(model: ir.Model) -> ir.Model:
     """A copy of `model` that opens its external data for itself.
 
     onnx_ir closes external data when it has written or loaded it, under whoever else reads it.
+    A tensor that is open already keeps what it shows: the file may have been replaced since.
     """
     copy = model.clone()
     for graph in copy.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor):
+            if not isinstance(tensor, ir.ExternalTensor):
+                continue
+            if tensor.raw is not None:
+                value.const_value = ir.tensor(
+                    tensor.numpy(), dtype=tensor.dtype, name=str(value.name)
+                )
+            else:
                 value.const_value = ir.ExternalTensor(
                     tensor.location,
                     tensor.offset,

@@ -42,7 +42,7 @@ def print_report(report: Report) -> None:
     if report.output is not None:
         console.print(f"wrote {escape(report.output)}")
     else:
-        console.print("[red]nothing was written[/]: the score fell by more than --max-drop")
+        console.print("[red]no model was written[/]: the score fell by more than --max-drop")
 
 
 def _print_steps(console: Console, report: Report) -> None:

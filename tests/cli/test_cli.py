@@ -166,7 +166,7 @@ def test_max_drop_is_an_exit_status_and_saves_the_old_output(folder: Path) -> No
     )
     done = graphopt(*arguments, "--max-drop", "5", cwd=folder)
     assert done.returncode == 1
-    assert "nothing was written" in done.stdout
+    assert "no model was written" in done.stdout
     assert (folder / "out.onnx").read_text() == "precious"
     report = json.loads((folder / "r.json").read_text())
     assert report["evaluation"]["met"] is False

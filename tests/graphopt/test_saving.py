@@ -180,6 +180,25 @@ def test_saving_over_the_source_leaves_the_loaded_model_readable(tmp_path: Path)
         np.testing.assert_array_equal(saved, expected)
 
 
+def test_saving_again_over_the_source_when_every_offset_has_moved(tmp_path: Path) -> None:
+    text = (
+        '<ir_version: 9, opset_import: ["" : 17]> g (float[n, 4] x) => (float[n, 4] y) '
+        "{ a = Add (x, b) y = MatMul (a, w) }"
+    )
+    proto = onnx.parser.parse_model(text)
+    weight = np.arange(16, dtype=np.float32).reshape(4, 4)
+    for name, array in (("b", np.ones(4, np.float32)), ("w", weight)):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    path = tmp_path / "m.onnx"
+    onnx.save(proto, path, save_as_external_data=True, location="m.onnx.data", size_threshold=0)
+    loaded = graphopt.load(path)
+    loaded.graph.initializers["b"].const_value = ir.tensor(np.zeros(1, np.float32), name="b")
+    for _ in range(3):
+        graphopt.save(loaded, path, external_data=True)
+        saved = graphopt.load(path).graph.initializers["w"].const_value.numpy()
+        np.testing.assert_array_equal(saved, weight)
+
+
 def test_all_files_are_moved_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.onnx"
     graphopt.save(big_model(seed=0), path, external_data=True)
