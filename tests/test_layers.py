@@ -19,6 +19,7 @@ FLOORS = [
     {"runtime"},
     {"calibration"},
     {"pipeline"},
+    {"rewriting"},
     {"emit"},
     {"report"},
     {"jobs"},

@@ -88,6 +88,7 @@ def image_net(name: str, *, size: int = 224, dynamic: bool = False) -> Example:
 
 def bert(attention: str) -> Example:
     """BERT with 2 layers of width 128: int64 `input_ids` and `attention_mask` [batch, sequence]."""
+    _declare_missing_operators()
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
@@ -105,6 +106,7 @@ def bert(attention: str) -> Example:
 
 def gpt2(attention: str) -> Example:
     """GPT-2 with 2 layers of width 128, no cache: `input_ids` and `attention_mask` to `logits`."""
+    _declare_missing_operators()
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(

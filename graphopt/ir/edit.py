@@ -69,14 +69,15 @@ def add_constant(
 ) -> ir.Value:
     """Adds a constant that `before` and the nodes after it can use.
 
-    It is an initializer of the graph of `before`, or, where IR version 3 and older would have
-    every initializer be a graph input too, the output of a Constant node just ahead of `before`.
+    It is an initializer of the graph of `before`, or, in a function and where IR version 3 and
+    older would have every initializer be a graph input too, the output of a Constant node just
+    ahead of `before`.
     `name` must be free (see `Names`).
     """
     graph = before.graph
-    if not isinstance(graph, ir.Graph):
+    if graph is None:
         raise ValueError(f"node '{before.name}' is not in a graph")
-    if model.ir_version >= INITIALIZERS_WITHOUT_INPUTS:
+    if isinstance(graph, ir.Graph) and model.ir_version >= INITIALIZERS_WITHOUT_INPUTS:
         return add_initializer(graph, name, data)
     tensor = ir.tensor(data, name=name) if isinstance(data, np.ndarray) else data
     value = ir.Value(

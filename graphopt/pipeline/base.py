@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from graphopt.data.evaluation import Evaluation
     from graphopt.data.feeds import Samples
+    from graphopt.ir.facts import Facts
 
 
 class Stage(IntEnum):
@@ -90,6 +91,28 @@ class NoOperator:
         return None
 
 
+class Analyses:
+    """What passes have found out about a model, for the passes after them.
+
+    The runner lets go of it after a pass that does not declare `keeps_facts`.
+    """
+
+    def __init__(self) -> None:
+        self._model: ir.Model | None = None
+        self._facts: Facts | None = None
+
+    def facts(self, model: ir.Model) -> Facts:
+        """What is certain about the values of `model`; see `graphopt.ir.facts`."""
+        if self._facts is None or self._model is not model:
+            from graphopt.ir.facts import Facts
+
+            self._model, self._facts = model, Facts(model)
+        return self._facts
+
+    def forget(self) -> None:
+        self._model = self._facts = None
+
+
 @dataclass(frozen=True)
 class PassContext:
     """What a pass may use besides the model."""
@@ -99,6 +122,25 @@ class PassContext:
     """Representative samples, already checked against the model's inputs."""
     evaluation: Evaluation | None = None
     progress: Progress = field(default_factory=Quiet)
+    analyses: Analyses = field(default_factory=Analyses, compare=False)
+
+
+@dataclass(frozen=True)
+class Declined:
+    """A rewrite that did not happen although its pattern is there."""
+
+    rewrite: str
+    node: str
+    """Its name, or that of its first output."""
+    op_type: str
+    reason: str
+    """Half a sentence that follows "kept: "."""
+
+    @staticmethod
+    def of(rewrite: str, node: ir.Node, reason: str) -> Declined:
+        from graphopt.ir import label
+
+        return Declined(rewrite, label(node), node.op_type, reason)
 
 
 @dataclass(frozen=True)
@@ -110,9 +152,11 @@ class PassResult:
     rewrites: Mapping[str, int] = field(default_factory=dict)
     """How often each kind of rewrite was applied, by its name."""
     notes: tuple[str, ...] = ()
-    """Sentences for the user: what was declined and why."""
+    """Sentences for the user."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """More, for the report: anything that JSON can hold."""
+    declined: tuple[Declined, ...] = ()
+    """The near misses: what a reader of the graph would expect to be rewritten, and is not."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +174,9 @@ class Pass(ABC):
     needs: ClassVar[tuple[Need, ...]] = ()
     requires: ClassVar[tuple[Invariant, ...]] = ()
     ensures: ClassVar[tuple[Invariant, ...]] = ()
+    keeps_facts: ClassVar[bool] = False
+    """Whether each value that is still there afterwards means the same as before: then what is
+    known about its type and shape (`PassContext.analyses`) is kept for the next pass."""
 
     @abstractmethod
     def run(self, model: ir.Model, context: PassContext) -> PassResult:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 PRESETS: dict[str, str] = {
-    "simplify": "repeat(fold-constants,eliminate-dead)",
-    "fuse": "fuse-conv-bn",
-    "lossless": "simplify,fuse",
+    "simplify": "repeat(inline,fold-constants,eliminate-noops,collapse-chains,push-transposes,"
+    "merge-duplicates,eliminate-dead)",
+    "fuse": "repeat(fuse-conv-bn,fuse-affine,fuse-pad,fuse-normalizations,fuse-activations,"
+    "fuse-layout,fuse-gemm)",
+    "lossless": "repeat(simplify,fuse)",
     "int8": "lossless,quantize",
     "pruned-int8": "lossless,prune-channels,quantize",
 }

@@ -10,7 +10,15 @@ import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
 from graphopt.ir import check, count_nodes
-from graphopt.pipeline.base import Need, Pass, PassContext, PassResult, check_invariants
+from graphopt.pipeline.base import (
+    Declined,
+    Effect,
+    Need,
+    Pass,
+    PassContext,
+    PassResult,
+    check_invariants,
+)
 from graphopt.pipeline.text import Pipeline, Repeat, check_order
 
 
@@ -38,6 +46,7 @@ class StepRecord:
     modified: bool
     rewrites: dict[str, int]
     notes: tuple[str, ...]
+    declined: tuple[Declined, ...]
     details: dict[str, object]
     nodes_before: int
     nodes_after: int
@@ -77,6 +86,11 @@ def run(
     for instrument in instruments:
         instrument.start(copy)
     copy = runner.steps(pipeline.steps, copy)
+    try:
+        runner.check(copy)
+    except GraphoptError:
+        _Runner(context, (), check_each=True).steps(pipeline.steps, model.clone())
+        raise  # not reached unless a pass is not deterministic
     for instrument in instruments:
         instrument.end(copy)
     return RunResult(copy, tuple(runner.records))
@@ -101,9 +115,22 @@ def check_needs(pipeline: Pipeline, context: PassContext) -> None:
 
 
 class _Runner:
-    def __init__(self, context: PassContext, instruments: Sequence[Instrument]) -> None:
+    """Runs steps over a model.
+
+    Exact passes are checked together at the end; where that fails, the run is repeated with
+    `check_each`, which names the pass.
+    """
+
+    def __init__(
+        self, context: PassContext, instruments: Sequence[Instrument], *, check_each: bool = False
+    ) -> None:
         self._context = context
         self._instruments = instruments
+        self._check_each = check_each
+        self._unchecked: list[str] = []
+        self._version = 0
+        self._settled: dict[Pass, int] = {}
+        """Exact passes, and the version of the model on which each has found nothing to do."""
         self.records: list[StepRecord] = []
 
     def steps(self, steps: Iterable[Pass | Repeat], model: ir.Model) -> ir.Model:
@@ -115,14 +142,18 @@ class _Runner:
 
     def _repeat(self, repeat: Repeat, model: ir.Model) -> ir.Model:
         for _ in range(repeat.options.max):
-            first = len(self.records)
+            before = self._version
             model = self.steps(repeat.body.steps, model)
-            if not any(record.modified for record in self.records[first:]):
+            if self._version == before:
                 break
         return model
 
     def _pass(self, step: Pass, model: ir.Model) -> ir.Model:
+        if self._settled.get(step) == self._version:
+            return model
         check_invariants(step, model, step.requires, "before")
+        if step.effect is Effect.LOSSY:
+            self.check(model)
         for instrument in self._instruments:
             instrument.before(step, model)
         nodes_before = count_nodes(model)
@@ -132,19 +163,38 @@ class _Runner:
             if error.where is None:
                 error.where = f"pass '{step.name}'"
             raise
-        check(result.model, where=f"the result of pass '{step.name}'")
+        if result.modified or result.model is not model:
+            self._version += 1
+            self._unchecked.append(step.name)
+            if not step.keeps_facts or result.model is not model:
+                self._context.analyses.forget()
+        if step.effect is Effect.LOSSY or self._check_each:
+            self.check(result.model)
+        if step.effect is Effect.EXACT and not result.modified:
+            self._settled[step] = self._version
         check_invariants(step, result.model, step.ensures, "after")
-        self.records.append(
-            StepRecord(
-                step=step,
-                modified=result.modified,
-                rewrites=dict(result.rewrites),
-                notes=tuple(result.notes),
-                details=dict(result.details),
-                nodes_before=nodes_before,
-                nodes_after=count_nodes(result.model),
-            )
-        )
+        self.records.append(_record(step, result, nodes_before))
         for instrument in self._instruments:
             instrument.after(step, result)
         return result.model
+
+    def check(self, model: ir.Model) -> None:
+        """Raises GraphoptError if the passes since the last check have left no valid model."""
+        if self._unchecked:
+            names = ", ".join(dict.fromkeys(self._unchecked))
+            plural = "es" if len(set(self._unchecked)) > 1 else ""
+            check(model, where=f"the result of pass{plural} '{names}'")
+            self._unchecked.clear()
+
+
+def _record(step: Pass, result: PassResult, nodes_before: int) -> StepRecord:
+    return StepRecord(
+        step=step,
+        modified=result.modified,
+        rewrites=dict(result.rewrites),
+        notes=tuple(result.notes),
+        declined=tuple(result.declined),
+        details=dict(result.details),
+        nodes_before=nodes_before,
+        nodes_after=count_nodes(result.model) if result.modified else nodes_before,
+    )

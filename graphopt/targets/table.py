@@ -43,6 +43,8 @@ class Target:
         backends: the engine builders for it, the preferred one first; none where no engine exists.
         stand_in: a target to check a model with where this one cannot be built for.
         sparsity: the structured sparsity that its kernels use, or None.
+        unwanted_operators: operators of the default ONNX domain that a fusion should not make for
+            it, since it does not have them or runs the nodes they stand for better.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Target:
     backends: tuple[str, ...] = ()
     stand_in: str | None = None
     sparsity: str | None = None
+    unwanted_operators: frozenset[str] = frozenset()
 
 
 def get_target(name: str) -> Target:

@@ -1,0 +1,169 @@
+"""The facts of a model's values, found out as they are asked for.
+
+A shape that a file records for an intermediate value is a claim: no runtime enforces it, and after
+an edit of the inputs (a batch made dynamic, say) it is often stale. What a runtime does enforce is
+the shape of the graph's inputs. So all others follow from those; and every dynamic dimension is a
+symbol of its own, since files use one name ("?", "None") for unrelated dimensions. An element type
+that a file records is right, since no runtime loads a model with wrong ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from graphopt.ir.facts.data_rules import DATA_RULES
+from graphopt.ir.facts.dimension import Dims, symbol
+from graphopt.ir.facts.fact import MAX_ITEMS, NOTHING, RANGES, Fact, Item, Operation
+from graphopt.ir.facts.onnx_rules import OnnxRules
+from graphopt.ir.facts.shape_rules import SHAPE_RULES
+from graphopt.ir.query import (
+    DEFAULT_DOMAINS,
+    constant_tensor,
+    default_opset,
+    replaced_operators,
+    subgraphs,
+)
+
+
+class Facts:
+    """What is certain about the values of `model`; see `Fact`.
+
+    A fact stays true as long as its value goes on to mean the same: passes that change what a value
+    is must make a new value, or tell with `forget`.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.opset = default_opset(model)
+        self._replaced = replaced_operators(model)
+        self._known: dict[ir.Value, Fact] = {}
+        self._onnx = OnnxRules(self.opset)
+        for number, value in enumerate(model.graph.inputs):
+            self._known[value] = _input(value, number)
+
+    def __getitem__(self, value: ir.Value | None) -> Fact:
+        if value is None:
+            return NOTHING
+        found = self._known.get(value)
+        return self._find(value) if found is None else found
+
+    def dtype(self, value: ir.Value | None) -> ir.DataType | None:
+        return self[value].dtype
+
+    def dims(self, value: ir.Value | None) -> Dims | None:
+        return self[value].dims
+
+    def rank(self, value: ir.Value | None) -> int | None:
+        dims = self[value].dims
+        return None if dims is None else len(dims)
+
+    def forget(self, value: ir.Value) -> None:
+        """Drops the fact of `value`, which has changed. Those of what depends on it stay."""
+        self._known.pop(value, None)
+
+    def refine(self) -> None:
+        """Drops what was not wholly known, since more has become constant."""
+        self._known = {
+            value: fact
+            for value, fact in self._known.items()
+            if value.is_graph_input() or fact.is_complete
+        }
+
+    def _find(self, wanted: ir.Value) -> Fact:
+        """Without recursion, since chains of nodes are long."""
+        stack = [wanted]
+        while stack:
+            value = stack[-1]
+            if value in self._known:
+                stack.pop()
+                continue
+            node = value.producer()
+            if node is None or constant_tensor(value) is not None:
+                self._known[value] = _leaf(value)
+                continue
+            missing = [v for v in _dependencies(node) if v not in self._known]
+            if missing:
+                stack.extend(missing)
+            else:
+                self._infer(node)
+        return self._known[wanted]
+
+    def _infer(self, node: ir.Node) -> None:
+        inputs = [NOTHING if value is None else self._known[value] for value in node.inputs]
+        facts = self._apply(node, inputs) or []
+        for index, value in enumerate(node.outputs):
+            fact = facts[index] if index < len(facts) else NOTHING
+            self._known[value] = _with_declared_type(fact, value)
+
+    def _apply(self, node: ir.Node, inputs: list[Fact]) -> list[Fact] | None:
+        op = node.op_type
+        if node.domain not in DEFAULT_DOMAINS or op in self._replaced or node.overload:
+            return None
+        if any(attribute.is_ref() for attribute in node.attributes.values()):
+            return None
+        if op in ("If", "Loop"):
+            return self._control_flow(node)
+        operation = Operation(node, self.opset, inputs)
+        rule = DATA_RULES.get(op)
+        fact = None if rule is None else rule(operation)
+        if fact is None and (shape_rule := SHAPE_RULES.get(op)) is not None:
+            fact = shape_rule(operation)
+        if fact is not None:
+            return [fact]
+        if next(subgraphs(node), None) is not None:
+            return None
+        return self._onnx.infer(operation)
+
+    def _control_flow(self, node: ir.Node) -> list[Fact] | None:
+        bodies = [[self._known[v] for v in graph.outputs] for graph in subgraphs(node)]
+        if node.op_type == "Loop":  # the first output of the body is the condition
+            return [Fact(fact.dtype) for fact in bodies[0][1:]] if bodies else None
+        if len(bodies) != 2 or len(bodies[0]) != len(bodies[1]):
+            return None
+        return [_common(*pair) for pair in zip(*bodies, strict=True)]
+
+
+def _dependencies(node: ir.Node) -> Iterator[ir.Value]:
+    yield from (value for value in node.inputs if value is not None)
+    if node.op_type in ("If", "Loop"):
+        for graph in subgraphs(node):
+            yield from graph.outputs
+
+
+def _input(value: ir.Value, number: int) -> Fact:
+    if not isinstance(value.type, ir.TensorType):
+        return NOTHING
+    if value.shape is None:
+        return Fact(value.type.dtype)
+    dims = tuple(
+        dim if isinstance(dim, int) and dim >= 0 else symbol(f"input{number}[{axis}]")
+        for axis, dim in enumerate(value.shape)
+    )
+    return Fact(value.type.dtype, dims)
+
+
+def _leaf(value: ir.Value) -> Fact:
+    """A constant, or an input of a subgraph or function."""
+    tensor = constant_tensor(value)
+    if tensor is None:
+        return _with_declared_type(NOTHING, value)
+    dims = tuple(tensor.shape.numpy())
+    items: tuple[Item, ...] | None = None
+    if tensor.dtype in RANGES and len(dims) <= 1 and tensor.size <= MAX_ITEMS:
+        items = tuple(int(x) for x in tensor.numpy().reshape(-1))
+    return Fact(tensor.dtype, dims, items)
+
+
+def _with_declared_type(fact: Fact, value: ir.Value) -> Fact:
+    if fact.dtype is not None or not isinstance(value.type, ir.TensorType):
+        return fact
+    return Fact(value.type.dtype, fact.dims, fact.items)
+
+
+def _common(one: Fact, other: Fact) -> Fact:
+    """What holds of a value that is either of two."""
+    return Fact(
+        one.dtype if one.dtype == other.dtype else None,
+        one.dims if one.dims == other.dims else None,
+    )

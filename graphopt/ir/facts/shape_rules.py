@@ -1,0 +1,343 @@
+"""The types and dimensions of what the commonest operators give.
+
+Only where this is shorter than asking onnx, or tells more: symbolic dimensions. Each rule gives the
+fact of its operator's one output, or None where onnx's own inference is to be asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from graphopt.ir.facts.data_rules import Rule, sliced
+from graphopt.ir.facts.dimension import Dim, Dims, add, divide, multiply, product, symbol
+from graphopt.ir.facts.fact import Fact, Operation
+
+
+def _same(op: Operation) -> Fact | None:
+    """The first output has the type and shape of the first input."""
+    fact = op.fact(0)
+    if fact.dtype is None or len(op.node.outputs) != 1:
+        return None
+    return Fact(fact.dtype, fact.dims)
+
+
+def _same_shape(dtype: ir.DataType) -> Rule:
+    return lambda op: Fact(dtype, op.dims(0))
+
+
+def _cast(op: Operation) -> Fact | None:
+    to = op.node.attributes.get("to")
+    if to is None or to.type != ir.AttributeType.INT:
+        return None
+    return Fact(ir.DataType(to.as_int()), op.dims(0))
+
+
+def _cast_like(op: Operation) -> Fact | None:
+    return None if op.fact(1).dtype is None else Fact(op.fact(1).dtype, op.dims(0))
+
+
+def broadcast(shapes: Sequence[Dims | None]) -> Dims | None:
+    """What numpy's rule makes of `shapes`; None if one of them is not known or they do not fit."""
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) != len(shapes):
+        return None
+    rank = max((len(shape) for shape in known), default=0)
+    padded = [(1,) * (rank - len(shape)) + shape for shape in known]
+    dims: list[Dim] = []
+    for column in zip(*padded, strict=True):
+        dim = _meet(column)
+        if dim is None:
+            return None
+        dims.append(dim)
+    return tuple(dims)
+
+
+def _meet(column: Sequence[Dim]) -> Dim | None:
+    others = sorted({dim for dim in column if dim != 1}, key=str)
+    numbers = [dim for dim in others if isinstance(dim, int)]
+    if len(numbers) > 1:
+        return None
+    if numbers:
+        return numbers[0]  # the symbols are 1 or the same at run time
+    if len(others) <= 1:
+        return others[0] if others else 1
+    return symbol(f"broadcast({','.join(map(str, others))})")
+
+
+def _variadic(dtype: ir.DataType | None = None, first: int = 0) -> Rule:
+    """Operators that broadcast all inputs; typed as input `first` unless `dtype` says otherwise."""
+
+    def rule(op: Operation) -> Fact | None:
+        if op.opset < 8:  # attributes "broadcast" and "axis" before 7; Sum and the like before 8
+            return None
+        kind = dtype or op.fact(first).dtype
+        return None if kind is None else Fact(kind, broadcast([fact.dims for fact in op.facts]))
+
+    return rule
+
+
+def _transpose(op: Operation) -> Fact | None:
+    dims = op.dims(0)
+    if dims is None:
+        return None
+    order = op.node.attributes.get_ints("perm", tuple(reversed(range(len(dims)))))
+    if sorted(order) != list(range(len(dims))):
+        return None
+    return Fact(op.fact(0).dtype, tuple(dims[axis] for axis in order))
+
+
+def _gather(op: Operation) -> Fact | None:
+    dims, indices = op.dims(0), op.dims(1)
+    axis = None if dims is None else op.axis(0, len(dims))
+    if dims is None or indices is None or axis is None:
+        return None
+    return Fact(op.fact(0).dtype, (*dims[:axis], *indices, *dims[axis + 1 :]))
+
+
+def _concat(op: Operation) -> Fact | None:
+    shapes = [fact.dims for fact in op.facts if fact.dims]
+    if len(shapes) != len(op.facts) or len({len(shape) for shape in shapes}) != 1:
+        return None
+    axis = op.axis(1 if op.opset < 4 else 0, len(shapes[0]))
+    if axis is None:
+        return None
+    dims: list[Dim] = []
+    for index, column in enumerate(zip(*shapes, strict=True)):
+        if index == axis:
+            total: Dim = 0
+            for dim in column:
+                total = add(total, dim)
+            dims.append(total)
+        else:  # they must be equal: a number among them is the most that can be known
+            dims.append(next((dim for dim in column if isinstance(dim, int)), column[0]))
+    return Fact(op.fact(0).dtype, tuple(dims))
+
+
+def _reshape(op: Operation) -> Fact | None:
+    shape, dims = op.fact(1), op.dims(0)
+    if op.opset < 5:
+        return None
+    if shape.items is None:
+        count = None if shape.dims is None or len(shape.dims) != 1 else shape.dims[0]
+        if not isinstance(count, int):
+            return None
+        name = _name(op)
+        return Fact(op.fact(0).dtype, tuple(symbol(f"{name}[{axis}]") for axis in range(count)))
+    copies = not op.node.attributes.get_int("allowzero", 0)
+    target: list[Dim | None] = []
+    for axis, item in enumerate(shape.items):
+        copied = dims[axis] if dims is not None and axis < len(dims) else None
+        if item == 0 and copies:
+            target.append(copied)
+        else:
+            target.append(None if item == -1 else item)
+    _complete(target, shape.items, dims)
+    if copies and (None in target or dims is None or product(dims) != _product(target)):
+        # A symbol that happens to be 0 at run time means "copy". Where the elements add up, or it
+        # is what it would copy, it makes no difference.
+        for axis, item in enumerate(target):
+            same = dims is not None and axis < len(dims) and dims[axis] == item
+            target[axis] = item if isinstance(item, int) or same else None
+    name = _name(op)
+    return Fact(
+        op.fact(0).dtype,
+        tuple(symbol(f"{name}[{a}]") if dim is None else dim for a, dim in enumerate(target)),
+    )
+
+
+def _complete(target: list[Dim | None], items: Sequence[Dim | None], dims: Dims | None) -> None:
+    """Computes the one dimension of `target` that is left out, if that can be done."""
+    missing = [axis for axis, dim in enumerate(target) if dim is None]
+    if len(missing) == 1 and dims is not None and items[missing[0]] == -1:
+        target[missing[0]] = divide(product(dims), _product(target))
+
+
+def _product(target: Sequence[Dim | None]) -> Dim:
+    return product(tuple(dim for dim in target if dim is not None))
+
+
+def _name(op: Operation) -> str:
+    return f"%{op.node.outputs[0].name}"
+
+
+def _expand(op: Operation) -> Fact | None:
+    items = op.fact(1).items
+    if items is None:
+        return None
+    name = _name(op)
+    shape = tuple(
+        symbol(f"{name}[{axis}]") if item is None else item for axis, item in enumerate(items)
+    )
+    dims = broadcast([op.dims(0), shape])
+    return None if dims is None else Fact(op.fact(0).dtype, dims)
+
+
+def _constant_of_shape(op: Operation) -> Fact | None:
+    items = op.fact(0).items
+    if items is None or op.dims(0) == ():
+        return None
+    value = op.node.attributes.get("value")
+    dtype = ir.DataType.FLOAT if value is None else value.as_tensor().dtype
+    name = _name(op)
+    return Fact(
+        dtype,
+        tuple(
+            symbol(f"{name}[{axis}]") if item is None else item for axis, item in enumerate(items)
+        ),
+    )
+
+
+def _unsqueeze(op: Operation) -> Fact | None:
+    dims, given = op.dims(0), op.ints(1, "axes", 13)
+    if dims is None or given is None:
+        return None
+    axes = op.axes(1, 13, len(dims) + len(given))
+    if axes is None or len(set(axes)) != len(axes):
+        return None
+    rest = iter(dims)
+    rank = len(dims) + len(axes)
+    return Fact(op.fact(0).dtype, tuple(1 if a in axes else next(rest) for a in range(rank)))
+
+
+def _squeeze(op: Operation) -> Fact | None:
+    dims = op.dims(0)
+    axes = None if dims is None else op.axes(1, 13, len(dims))
+    if dims is None or axes is None:
+        return None
+    if not axes:  # all that are 1: which, must be known
+        if op.has_input(1) or not all(isinstance(dim, int) for dim in dims):
+            return None
+        return Fact(op.fact(0).dtype, tuple(dim for dim in dims if dim != 1))
+    return Fact(op.fact(0).dtype, tuple(d for a, d in enumerate(dims) if a not in axes))
+
+
+def _slice(op: Operation) -> Fact | None:
+    dims = op.dims(0)
+    if dims is None:
+        return None
+    starts, ends = op.ints(1, "starts", 10), op.ints(2, "ends", 10)
+    steps = op.ints(4, "steps", 10) if op.opset >= 10 else []
+    axes = op.axes(3, 10, len(dims))
+    if starts is None or ends is None or steps is None or axes is None:
+        return None
+    axes = axes or list(range(len(starts)))
+    steps = steps or [1] * len(starts)
+    if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
+        return None
+    result = list(dims)
+    name = _name(op)
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        extent = _extent(dims[axis], start, end, step)
+        result[axis] = symbol(f"{name}[{axis}]") if extent is None else extent
+    return Fact(op.fact(0).dtype, tuple(result))
+
+
+def _extent(dim: Dim, start: int, end: int, step: int) -> Dim | None:
+    """How much Slice takes; of a dimension that is no number, only the whole is known."""
+    if not isinstance(dim, int):
+        return dim if start == 0 and step == 1 and end >= 2**31 - 1 else None
+    chosen = sliced(dim, start, end, step)
+    return None if chosen is None else len(chosen)
+
+
+def _matmul(op: Operation) -> Fact | None:
+    left, right = op.dims(0), op.dims(1)
+    if left is None or right is None or len(left) < 2 or len(right) < 2:
+        return None
+    batch = broadcast([left[:-2], right[:-2]])
+    return None if batch is None else Fact(op.fact(0).dtype, (*batch, left[-2], right[-1]))
+
+
+def _gemm(op: Operation) -> Fact | None:
+    left, right = op.dims(0), op.dims(1)
+    if left is None or right is None or len(left) != 2 or len(right) != 2:
+        return None
+    attributes = op.node.attributes
+    rows = left[1] if attributes.get_int("transA", 0) else left[0]
+    columns = right[0] if attributes.get_int("transB", 0) else right[1]
+    return Fact(op.fact(0).dtype, (rows, columns))
+
+
+def _reduce(since: int) -> Rule:
+    def rule(op: Operation) -> Fact | None:
+        dims = op.dims(0)
+        axes = None if dims is None else op.axes(1, since, len(dims))
+        if dims is None or axes is None:
+            return None
+        if not axes:
+            if op.node.attributes.get_int("noop_with_empty_axes", 0):
+                return Fact(op.fact(0).dtype, dims)
+            axes = list(range(len(dims)))
+        if op.node.attributes.get_int("keepdims", 1):
+            return Fact(op.fact(0).dtype, tuple(1 if a in axes else d for a, d in enumerate(dims)))
+        return Fact(op.fact(0).dtype, tuple(d for a, d in enumerate(dims) if a not in axes))
+
+    return rule
+
+
+def _flatten(op: Operation) -> Fact | None:
+    dims = op.dims(0)
+    if dims is None:
+        return None
+    axis: int = op.node.attributes.get_int("axis", 1)
+    if not -len(dims) <= axis <= len(dims):
+        return None
+    return Fact(op.fact(0).dtype, (product(dims[:axis]), product(dims[axis:])))
+
+
+def _tile(op: Operation) -> Fact | None:
+    dims, repeats = op.dims(0), op.fact(1).items
+    if op.opset < 6 or dims is None or repeats is None or len(repeats) != len(dims):
+        return None
+    if any(count is None for count in repeats):
+        return None
+    return Fact(
+        op.fact(0).dtype,
+        tuple(multiply(dim, n) for dim, n in zip(dims, repeats, strict=True) if n is not None),
+    )
+
+
+_UNARY = (
+    *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Celu"),
+    *("Clip", "Cos", "Cosh", "CumSum", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu"),
+    *("HardSigmoid", "HardSwish", "Hardmax", "Identity", "InstanceNormalization", "LeakyRelu"),
+    *("GroupNormalization", "Log", "LogSoftmax", "LpNormalization", "Mish", "Neg", "PRelu"),
+    *("RMSNormalization", "Reciprocal", "Relu", "Round", "ScatterElements", "ScatterND", "Selu"),
+    *("Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softmax", "Softplus", "Softsign", "Sqrt"),
+    *("Swish", "Tan", "Tanh", "ThresholdedRelu", "Trilu", "LayerNormalization"),
+    *("BatchNormalization",),
+)
+_TO_BOOL = ("IsInf", "IsNaN", "Not")
+_ARITHMETIC = ("Add", "Div", "Max", "Mean", "Min", "Mod", "Mul", "Sub", "Sum", "BitShift", "Pow")
+_COMPARISONS = ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or", "Xor")
+_REDUCTIONS = (
+    *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"),
+    *("ReduceMin", "ReduceProd", "ReduceSumSquare"),
+)
+
+SHAPE_RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(_UNARY, _same),
+    **dict.fromkeys(_TO_BOOL, _same_shape(ir.DataType.BOOL)),
+    **dict.fromkeys(_ARITHMETIC, _variadic()),
+    **dict.fromkeys(_COMPARISONS, _variadic(ir.DataType.BOOL)),
+    **dict.fromkeys(_REDUCTIONS, _reduce(18)),
+    "ReduceSum": _reduce(13),
+    "Where": _variadic(first=1),
+    "Cast": _cast,
+    "CastLike": _cast_like,
+    "Concat": _concat,
+    "ConstantOfShape": _constant_of_shape,
+    "Expand": _expand,
+    "Flatten": _flatten,
+    "Gather": _gather,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "Squeeze": _squeeze,
+    "Tile": _tile,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+}

@@ -1,0 +1,307 @@
+"""What rules ask of a graph, and how they change it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from graphopt.ir import (
+    Names,
+    add_constant,
+    constant_tensor,
+    drop_unused_initializer,
+    is_standard,
+    replaced_operators,
+    sole_use,
+    subgraphs,
+    take_over,
+)
+from graphopt.ir.facts import Dims, Facts
+from graphopt.pipeline.base import PassContext
+
+Attributes = Mapping[str, Any]
+
+# A constant beyond this is read only by rules that mean to change it.
+SMALL_ELEMENTS = 64
+
+
+class Rewriter:
+    """The graph as rules see it.
+
+    Args:
+        touched: is told of each node around which something changes.
+    """
+
+    def __init__(
+        self, model: ir.Model, context: PassContext, touched: Callable[[ir.Node], None]
+    ) -> None:
+        self.model = model
+        self.context = context
+        self.facts: Facts = context.analyses.facts(model)
+        self.opset = self.facts.opset
+        self._replaced = replaced_operators(model)
+        self._touched = touched
+        self._names: Names | None = None
+
+    # Questions
+
+    def has_operator(self, op_type: str, since: int) -> bool:
+        """Whether the model may use `op_type`, which came in opset `since`, and the target wants
+        it."""
+        return (
+            self.opset >= since
+            and op_type not in self._replaced
+            and op_type not in self.context.target.unwanted_operators
+        )
+
+    def is_op(self, node: ir.Node | None, *op_types: str) -> bool:
+        """Whether `node` is one of `op_types` as ONNX defines them."""
+        return (
+            node is not None
+            and is_standard(node, *op_types)
+            and node.op_type not in self._replaced
+            and not any(attribute.is_ref() for attribute in node.attributes.values())
+        )
+
+    def producer(self, value: ir.Value | None, *op_types: str) -> ir.Node | None:
+        """The node that makes `value`, if it is one of `op_types`, wherever else it is used."""
+        node = None if value is None else value.producer()
+        return node if self.is_op(node, *op_types) else None
+
+    def before(self, node: ir.Node, index: int, *op_types: str) -> ir.Node | None:
+        """The node of `op_types` that makes input `index` of `node`, for `node` alone.
+
+        It is in the same graph, and the value is its only used output and no graph output: a
+        rewrite of `node` may take it in.
+        """
+        value = node.inputs[index] if index < len(node.inputs) else None
+        found = self.producer(value, *op_types)
+        if found is None or value is None or found.graph is not node.graph:
+            return None
+        return found if sole_use(value) is node and self.is_lone(found) else None
+
+    def is_lone(self, node: ir.Node) -> bool:
+        """Whether only the first output of `node` is used."""
+        return not any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
+
+    def after(self, node: ir.Node, *op_types: str) -> ir.Node | None:
+        """The one node that uses the first output of `node`, if it is one of `op_types`.
+
+        It is in the same graph, and the output is no graph output.
+        """
+        user = sole_use(node.outputs[0]) if self.is_lone(node) else None
+        if user is None or user.graph is not node.graph:
+            return None
+        return user if self.is_op(user, *op_types) else None
+
+    def dims(self, value: ir.Value | None) -> Dims | None:
+        return self.facts.dims(value)
+
+    def rank(self, value: ir.Value | None) -> int | None:
+        return self.facts.rank(value)
+
+    def dtype(self, value: ir.Value | None) -> ir.DataType | None:
+        return self.facts.dtype(value)
+
+    def is_constant(self, value: ir.Value | None) -> bool:
+        """Whether `value` is an initializer that no caller can override, or a Constant node's."""
+        return constant_tensor(value) is not None
+
+    def array(self, value: ir.Value | None) -> np.ndarray | None:
+        """The constant `value` of any size (ml_dtypes for what numpy lacks); None if it is none."""
+        tensor = constant_tensor(value)
+        return None if tensor is None or tensor.dtype == ir.DataType.STRING else tensor.numpy()
+
+    def small(self, value: ir.Value | None) -> np.ndarray | None:
+        """`array` if it has at most SMALL_ELEMENTS."""
+        tensor = constant_tensor(value)
+        if tensor is None or tensor.size > SMALL_ELEMENTS or tensor.dtype == ir.DataType.STRING:
+            return None
+        return tensor.numpy()
+
+    def scalar(self, value: ir.Value | None) -> float | None:
+        """The constant `value` of one element, whatever its rank, as a Python float."""
+        tensor = constant_tensor(value)
+        if tensor is None or tensor.size != 1 or tensor.dtype == ir.DataType.STRING:
+            return None
+        array = tensor.numpy()
+        return None if array.dtype.kind in "cO" else float(array.reshape(-1)[0])
+
+    def is_number(self, value: ir.Value | None, number: float, rtol: float = 0.0) -> bool:
+        """Whether `value` is a constant of one element that equals `number`, within `rtol`."""
+        found = self.scalar(value)
+        return found is not None and abs(found - number) <= rtol * abs(number)
+
+    def keeps_shape(self, small: ir.Value | None, large: ir.Value | None) -> bool:
+        """Whether broadcasting `small` against `large` surely gives the shape of `large`."""
+        one, other = self.dims(small), self.dims(large)
+        if one is None:
+            return False
+        if other is None:
+            return one == ()
+        if len(one) > len(other):
+            return False
+        pairs = zip(reversed(one), reversed(other), strict=False)
+        return all(a in (1, b) for a, b in pairs)
+
+    def operands(
+        self, node: ir.Node, fits: Callable[[ir.Value | None], bool]
+    ) -> tuple[int, int] | None:
+        """Of a binary node: (index of an input that `fits`, index of the other); None if neither.
+
+        For operators that commute.
+        """
+        if len(node.inputs) != 2:
+            return None
+        if fits(node.inputs[1]):
+            return 1, 0
+        return (0, 1) if fits(node.inputs[0]) else None
+
+    # Changes
+
+    def fresh(self, base: str) -> str:
+        """A name that nothing in the model has."""
+        if self._names is None:
+            self._names = Names(self.model)
+        return self._names.fresh(base)
+
+    def constant(self, data: np.ndarray, base: str, before: ir.Node) -> ir.Value:
+        """A new constant, named after `base`, that `before` and the nodes after it can use."""
+        return add_constant(self.model, self.fresh(base), data, before)
+
+    def insert(
+        self,
+        before: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Attributes | None = None,
+        *,
+        base: str | None = None,
+    ) -> ir.Value:
+        """The output of a new node right ahead of `before`, in its graph.
+
+        Args:
+            base: what its names begin with; the name of the first output of `before` if left out.
+        """
+        graph = before.graph
+        if graph is None:
+            raise ValueError(f"node '{before.name}' is in no graph")
+        name = self.fresh(base or f"{before.outputs[0].name}_{op_type.lower()}")
+        node = ir.Node("", op_type, inputs, ir.convenience.convert_attributes(attributes or {}))
+        node.name, node.outputs[0].name = name, name
+        graph.insert_before(before, node)
+        self._touched(node)
+        return node.outputs[0]
+
+    def become(
+        self,
+        node: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Attributes | None = None,
+    ) -> None:
+        """Turns `node` into another operator that gives the same values in its first output.
+
+        Its name and output stay; further outputs go, so nothing may use them. What it used and
+        nothing uses any more is removed.
+        """
+        if not self.is_lone(node):
+            raise ValueError(f"further outputs of node '{node.name}' are used")
+        old = node.inputs
+        node.op_type, node.domain, node.overload = op_type, "", ""
+        node.resize_outputs(1)
+        node.attributes.clear()
+        node.attributes.update(
+            {a.name: a for a in ir.convenience.convert_attributes(attributes or {})}
+        )
+        node.resize_inputs(len(inputs))
+        for index, value in enumerate(inputs):
+            if node.inputs[index] is not value:
+                node.replace_input_with(index, value)
+        self._around(node)
+        for value in old:
+            self.release(value)
+
+    def set_input(self, node: ir.Node, index: int, value: ir.Value | None) -> None:
+        """Makes `value` input `index` of `node`, which must not change what `node` gives."""
+        old = node.inputs[index] if index < len(node.inputs) else None
+        if index >= len(node.inputs):
+            node.resize_inputs(index + 1)
+        node.replace_input_with(index, value)
+        self._around(node)
+        self.release(old)
+
+    def replace(self, old: ir.Value, new: ir.Value) -> bool:
+        """Makes every use of `old` a use of the equal value `new`; whether it could.
+
+        It cannot if `old` is a graph output and `new` is an input, a constant, another output, or
+        in another graph. The node of `old` goes if nothing else uses it.
+        """
+        users = [use.node for use in old.uses()]
+        if not take_over(old, new):
+            return False
+        for user in users:
+            self._touched(user)
+        producer = new.producer()
+        if producer is not None:
+            self._touched(producer)
+        self._touch_producers(users)
+        self.release(old)
+        return True
+
+    def replace_constant(self, node: ir.Node, index: int, data: np.ndarray, base: str) -> None:
+        """Makes `data` the constant input `index` of `node`; what other nodes share stays.
+
+        An initializer that only `node` uses keeps its name; any other gets one after `base`.
+        """
+        old = node.inputs[index] if index < len(node.inputs) else None
+        if old is not None and old.is_initializer() and self._is_own(old, node):
+            old.const_value = ir.tensor(data, name=old.name)
+            old.shape, old.type = ir.Shape(data.shape), ir.TensorType(old.const_value.dtype)
+            self.facts.forget(old)
+            self._around(node)
+            return
+        self.set_input(node, index, self.constant(data, base, node))
+
+    def _is_own(self, value: ir.Value, node: ir.Node) -> bool:
+        """Whether the initializer `value` is a constant that only `node` uses."""
+        own = not value.is_graph_input() and sole_use(value) is node
+        return own and value.graph is node.graph
+
+    def release(self, value: ir.Value | None) -> None:
+        """Removes what makes `value` if nothing uses it, and so on upwards."""
+        pending = [value]
+        while pending:
+            value = pending.pop()
+            if value is None or value.uses() or value.is_graph_output():
+                continue
+            node = value.producer()
+            if node is None:
+                drop_unused_initializer(value)
+            elif node.graph is not None and self._is_unused(node):
+                pending.extend(node.inputs)
+                node.graph.remove(node, safe=True)
+
+    def _is_unused(self, node: ir.Node) -> bool:
+        """Whether `node` can go: one that ONNX defines, nothing of which is used."""
+        if any(value.uses() or value.is_graph_output() for value in node.outputs):
+            return False
+        return onnx.defs.has(node.op_type, node.domain) and next(subgraphs(node), None) is None
+
+    def _around(self, node: ir.Node) -> None:
+        self._touched(node)
+        for value in node.outputs:
+            for use in value.uses():
+                self._touched(use.node)
+        self._touch_producers([node])
+
+    def _touch_producers(self, nodes: Sequence[ir.Node]) -> None:
+        for node in nodes:
+            for value in node.inputs:
+                producer = None if value is None else value.producer()
+                if producer is not None:
+                    self._touched(producer)
