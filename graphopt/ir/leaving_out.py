@@ -97,6 +97,7 @@ class Skeleton:
 
 def without_weights(file: WeightFile) -> Skeleton | None:
     """The model in `file` without its large weights, if it has such and nothing about it is odd."""
+    file.hold()
     content = _Blocks(file)
     try:
         around, cuts = _cuts(content, file.size)

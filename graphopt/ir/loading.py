@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from graphopt.errors import GraphoptError
 from graphopt.ir.checking import check_proto, graphs_of
-from graphopt.ir.external import external_tensors
+from graphopt.ir.external import external_tensors, read_anew
 from graphopt.ir.graphsurgeon import from_graphsurgeon, is_graphsurgeon
 from graphopt.ir.leaving_out import LARGE_TENSOR_BYTES, Skeleton, without_weights
 from graphopt.ir.serialized import serialize
@@ -142,6 +142,7 @@ def _from_proto(
     if base_dir is not None:
         ir.external_data.set_base_dir(model.graph, base_dir)
         _require_external_data(model, where)
+        read_anew(model)
     return model
 
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from graphopt.errors import GraphoptError
 from graphopt.ir.external import external_tensors, weight_bytes
 from graphopt.ir.serialized import serialize, write_tensor
-from graphopt.ir.weights import WITHOUT_BYTES
+from graphopt.ir.weights import WITHOUT_BYTES, DataFileTensor
 from graphopt.ir.wire import LARGEST_MESSAGE_BYTES
 
 # protobuf refuses a message of 2 GiB; the graph beside the weights needs room too.
@@ -53,7 +53,7 @@ def save(
             where=str(path),
             fix="write external data",
         )
-    _map_before_replacing(model, path)
+    _hold_before_replacing(model, path)
     with writing(path) as folder:
         data = _DataFile(f"{path.name}.data")
         content = serialize(model, data.put if external_data else None)
@@ -174,15 +174,18 @@ def _move(files: list[Path], path: Path) -> None:
         raise
 
 
-def _map_before_replacing(model: ir.Model, path: Path) -> None:
-    """Opens the external data of `model` that is about to be replaced, so that it stays readable.
-
-    The tensors are mapped into memory, and a mapping outlives its file.
-    """
-    target = path.with_name(f"{path.name}.data").resolve()
+def _hold_before_replacing(model: ir.Model, path: Path) -> None:
+    """Opens what `model` reads from files that are about to be replaced: it stays readable."""
+    targets = {path.resolve(), path.with_name(f"{path.name}.data").resolve()}
+    resolved: dict[str, Path] = {}
     for tensor in external_tensors(model):
-        if Path(tensor.path).resolve() == target:
-            tensor.numpy()
+        file = resolved.setdefault(tensor.path, Path(tensor.path).resolve())
+        if file not in targets:
+            continue
+        if isinstance(tensor, DataFileTensor):
+            tensor.span.file.hold()
+        else:
+            tensor.numpy()  # mapped into memory, and a mapping outlives its file
 
 
 def _write_error(path: Path, error: OSError) -> GraphoptError:

@@ -15,7 +15,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from graphopt.errors import GraphoptError
 from graphopt.ir.leaving_out import LARGE_TENSOR_BYTES
 from graphopt.ir.views import Replace, TensorView, graph_view, model_view
-from graphopt.ir.weights import WITHOUT_BYTES, FileTensor
+from graphopt.ir.weights import WITHOUT_BYTES, DataFileTensor, FileTensor
 from graphopt.ir.wire import cuts_at, spliced
 
 _MARK_BYTES = 16
@@ -56,7 +56,7 @@ class Serialized:
         for part in self.parts:
             if isinstance(part, bytes):
                 yield part
-            elif isinstance(part.tensor, FileTensor):
+            elif isinstance(part.tensor, (FileTensor, DataFileTensor)):
                 yield from (chunk.data for chunk in part.tensor.span.chunks())
             else:
                 yield _content(part.tensor, part.size)
@@ -173,7 +173,7 @@ def write_tensor(tensor: ir.TensorProtocol, size: int, file: BinaryIO) -> None:
         GraphoptError: if it is not.
         OSError: if it cannot be written.
     """
-    if isinstance(tensor, FileTensor) or _is_unread(tensor):
+    if isinstance(tensor, (FileTensor, DataFileTensor)) or _is_unread(tensor):
         tensor.tofile(file)
     else:
         file.write(_content(tensor, size))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -26,20 +27,78 @@ _KERNEL_COPY_BYTES = 1 << 30
 
 
 class WeightFile:
-    """A file held open for reading, which it stays when another takes its name."""
+    """A file that weights are read from, as it is now: should it change, reading is refused."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens `path`.
+    def __init__(self, path: Path, *, inside: Path | None = None) -> None:
+        """Takes note of `path`.
+
+        Args:
+            inside: a folder that the file has to be in, wherever links lead.
 
         Raises:
-            OSError: if it cannot be opened.
+            OSError: if there is no such file.
         """
         self.path = path
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._descriptor)
-        status = os.fstat(self._descriptor)
+        self._inside = inside
+        self._held: int | None = None
+        status = path.stat()
         self.size = status.st_size
-        self._changed = status.st_mtime_ns
+        self._identity = _identity(status)
+
+    def hold(self) -> None:
+        """Keeps it open from now on, so that it can be read when another file takes its name.
+
+        Raises:
+            GraphoptError: if it has changed.
+            OSError: if it cannot be opened.
+        """
+        if self._held is None:
+            self._held = self._open()
+            weakref.finalize(self, os.close, self._held)
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        if self._held is not None:
+            self._require_same(self._held)
+            yield self._held
+            return
+        try:
+            descriptor = self._open()
+        except OSError as error:
+            raise self._refused(f"cannot be read ({error.strerror})") from None
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _open(self) -> int:
+        if self._inside is not None:
+            self._require_inside(self._inside)
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._require_same(descriptor)
+        except GraphoptError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _require_inside(self, folder: Path) -> None:
+        """Refuses what would let a model from elsewhere read any file of this machine."""
+        if not self.path.resolve().is_relative_to(folder.resolve()):
+            raise self._refused("is a link that leads out of the model's folder")
+        if self.path.stat().st_nlink > 1:
+            raise self._refused("has several names (hard links), maybe outside the model's folder")
+        self._inside = None  # once is enough: from here on it has to stay the same file
+
+    def _require_same(self, descriptor: int) -> None:
+        if _identity(os.fstat(descriptor)) != self._identity:
+            raise self._changed()
+
+    def _changed(self) -> GraphoptError:
+        return self._refused("has changed since it was loaded", fix="load it again")
+
+    def _refused(self, what: str, fix: str = "copy the file there") -> GraphoptError:
+        return GraphoptError(what, where=str(self.path), fix=fix)
 
     def read(self, offset: int, length: int) -> Bytes:
         """`length` bytes from `offset` on.
@@ -48,13 +107,13 @@ class WeightFile:
             GraphoptError: if the file is not what it was when it was opened.
         """
         content = np.empty(length, np.uint8)
-        self._require_unchanged()
-        done = 0
-        while done < length:
-            count = os.preadv(self._descriptor, [content[done:].data], offset + done)
-            if count == 0:
-                raise self._has_changed()
-            done += count
+        with self._opened() as descriptor:
+            done = 0
+            while done < length:
+                count = os.preadv(descriptor, [content[done:].data], offset + done)
+                if count == 0:
+                    raise self._changed()
+                done += count
         return content
 
     def copy(self, offset: int, length: int, target: BinaryIO) -> None:
@@ -64,41 +123,36 @@ class WeightFile:
             GraphoptError: if the file is not what it was when it was opened.
             OSError: if they cannot be written.
         """
-        self._require_unchanged()
-        done = self._copied_by_kernel(offset, length, target)
+        with self._opened() as descriptor:
+            done = _copied_by_kernel(descriptor, offset, length, target)
         while done < length:
             count = min(CHUNK_BYTES, length - done)
             target.write(self.read(offset + done, count).data)
             done += count
 
-    def _copied_by_kernel(self, offset: int, length: int, target: BinaryIO) -> int:
-        """How many bytes went that way; the place of `target` is behind them."""
-        copy: Callable[..., int] | None = getattr(os, "copy_file_range", None)  # only on Linux
-        if copy is None:
-            return 0
-        target.flush()
-        start, done = target.tell(), 0
-        try:
-            while done < length:
-                wanted = min(_KERNEL_COPY_BYTES, length - done)
-                count = copy(self._descriptor, target.fileno(), wanted, offset + done, start + done)
-                if count == 0:
-                    break
-                done += count
-        except OSError:
-            pass  # file systems that cannot; a full disk is met again by whoever writes the rest
-        target.seek(start + done)
-        return done
 
-    def _require_unchanged(self) -> None:
-        status = os.fstat(self._descriptor)
-        if (status.st_size, status.st_mtime_ns) != (self.size, self._changed):
-            raise self._has_changed()
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
-    def _has_changed(self) -> GraphoptError:
-        return GraphoptError(
-            "was written to after it was loaded", where=str(self.path), fix="load it again"
-        )
+
+def _copied_by_kernel(descriptor: int, offset: int, length: int, target: BinaryIO) -> int:
+    """How many bytes went that way; the place of `target` is behind them."""
+    copy: Callable[..., int] | None = getattr(os, "copy_file_range", None)  # only on Linux
+    if copy is None:
+        return 0
+    target.flush()
+    start, done = target.tell(), 0
+    try:
+        while done < length:
+            wanted = min(_KERNEL_COPY_BYTES, length - done)
+            count = copy(descriptor, target.fileno(), wanted, offset + done, start + done)
+            if count == 0:
+                break
+            done += count
+    except OSError:
+        pass  # file systems that cannot; a full disk is met again by whoever writes the rest
+    target.seek(start + done)
+    return done
 
 
 @dataclass(frozen=True)
@@ -111,6 +165,15 @@ class Span:
 
     def read(self) -> Bytes:
         return self.file.read(self.offset, self.length)
+
+    def array(self, dtype: ir.DataType, shape: ir.Shape) -> np.ndarray[Any, Any]:
+        """They as an array, read-only as it is for all tensors of a loaded model."""
+        content = self.read()
+        if dtype.bitwidth < 8:
+            return ir.PackedTensor(content, dtype, shape=shape.numpy()).numpy()
+        array: np.ndarray[Any, Any] = content.view(dtype.numpy().newbyteorder("<"))
+        array.flags.writeable = False
+        return array.reshape(shape.numpy())
 
     def chunks(self) -> Iterator[Bytes]:
         for done in range(0, self.length, CHUNK_BYTES):
@@ -148,14 +211,7 @@ class FileTensor(ir.serde.TensorProtoTensor):
         return whole
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        content = self.span.read()
-        if self.dtype.bitwidth < 8:
-            return ir.PackedTensor(content, self.dtype, shape=self.shape.numpy()).numpy()
-        array: np.ndarray[Any, Any] = content.view(self.dtype.numpy().newbyteorder("<")).reshape(
-            self.shape.numpy()
-        )
-        array.flags.writeable = False  # as it is for all tensors of a loaded model
-        return array
+        return self.span.array(self.dtype, self.shape)
 
     def tobytes(self) -> bytes:
         return self.span.read().tobytes()
@@ -168,3 +224,38 @@ class FileTensor(ir.serde.TensorProtoTensor):
 
     def __reduce__(self) -> tuple[type[ir.serde.TensorProtoTensor], tuple[onnx.TensorProto]]:
         return ir.serde.TensorProtoTensor, (self.raw,)
+
+
+class DataFileTensor(ir.ExternalTensor):
+    """External data that is read anew for each question.
+
+    `ir.ExternalTensor` maps the whole file once more for each tensor that was ever asked for, which
+    a model of some thousand tensors does not survive.
+    """
+
+    def __init__(self, tensor: ir.ExternalTensor, file: WeightFile) -> None:
+        """`tensor`, whose data is in `file`."""
+        super().__init__(
+            tensor.location,
+            tensor.offset,
+            tensor.length,
+            tensor.dtype,
+            shape=tensor.shape,
+            name=tensor.name or "",
+            doc_string=tensor.doc_string,
+            metadata_props=dict(tensor.metadata_props) or None,
+            base_dir=tensor.base_dir,
+        )
+        self.span = Span(file, tensor.offset or 0, tensor.nbytes)
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        return self.span.array(self.dtype, self.shape)
+
+    def __array__(self, dtype: Any = None) -> np.ndarray[Any, Any]:
+        return self.numpy().__array__(dtype)
+
+    def tobytes(self) -> bytes:
+        return self.span.read().tobytes()
+
+    def tofile(self, file: BinaryIO) -> None:
+        self.span.copy(file)
