@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from models import big_model, serialized
 
 import graphopt
+from graphopt.ir import loading
 from graphopt.ir.leaving_out import without_weights
 from graphopt.ir.weights import WeightFile
 from graphopt.ir.wire import (
@@ -51,12 +53,12 @@ def model_bytes() -> bytes:
 WHOLE = model_bytes()
 
 
-def outcome(source: Path | bytes) -> bytes | str:
-    """The loaded model, serialized, or the error without the name of the file."""
+def outcome(path: Path) -> bytes | str:
+    """The loaded model, serialized, or the error."""
     try:
-        return serialized(graphopt.load(source))
+        return serialized(graphopt.load(path))
     except graphopt.GraphoptError as error:
-        return f"{error.what}; {error.fix}"
+        return str(error)
     except ir.serde.SerdeError:
         return "onnx_ir cannot serialize it"
 
@@ -65,7 +67,9 @@ def same_as_plain(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.onnx"
         path.write_bytes(content)
-        assert outcome(path) == outcome(content)
+        got = outcome(path)
+        with patch.object(loading, "without_weights", lambda file: None):
+            assert got == outcome(path)
 
 
 def skeleton_bytes(content: bytes) -> int | None:
