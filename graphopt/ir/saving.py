@@ -177,10 +177,12 @@ def _move(files: list[Path], path: Path) -> None:
 def _hold_before_replacing(model: ir.Model, path: Path) -> None:
     """Opens what `model` reads from files that are about to be replaced: it stays readable."""
     targets = {path.resolve(), path.with_name(f"{path.name}.data").resolve()}
-    resolved: dict[str, Path] = {}
+    resolved: dict[Path, Path] = {}
     for tensor in external_tensors(model):
-        file = resolved.setdefault(tensor.path, Path(tensor.path).resolve())
-        if file not in targets:
+        file = tensor.span.file.path if isinstance(tensor, DataFileTensor) else Path(tensor.path)
+        if file not in resolved:
+            resolved[file] = file.resolve()
+        if resolved[file] not in targets:
             continue
         if isinstance(tensor, DataFileTensor):
             tensor.span.file.hold()

@@ -38,8 +38,8 @@ class WeightFile:
         Raises:
             OSError: if there is no such file.
         """
-        self.path = path
-        self._inside = inside
+        self.path = path.absolute()  # the current folder may become another
+        self._inside = None if inside is None else inside.absolute()
         self._held: int | None = None
         status = path.stat()
         self.size = status.st_size
@@ -55,6 +55,20 @@ class WeightFile:
         if self._held is None:
             self._held = self._open()
             weakref.finalize(self, os.close, self._held)
+
+    def is_in_place(self) -> bool:
+        """Whether its path still leads to it, unchanged.
+
+        Raises:
+            GraphoptError: if the path leads out of the folder that the file has to be in.
+        """
+        try:
+            same = _identity(self.path.stat()) == self._identity
+            if same and self._inside is not None:
+                self._require_inside(self._inside)
+        except OSError:
+            return False
+        return same
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
