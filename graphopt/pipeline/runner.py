@@ -71,8 +71,12 @@ def run(
     instruments: Sequence[Instrument] = (),
     *,
     any_order: bool = False,
+    in_place: bool = False,
 ) -> RunResult:
     """Runs `pipeline` over a copy of `model` that shares its weights; `model` is not changed.
+
+    Args:
+        in_place: save the copy; `model` is then of no use afterwards.
 
     Raises:
         GraphoptError: before anything runs, if the order of stages goes back (unless
@@ -82,15 +86,16 @@ def run(
         check_order(pipeline)
     check_needs(pipeline, context)
     runner = _Runner(context, instruments)
-    copy = model.clone()
+    copy = model if in_place else model.clone()
     for instrument in instruments:
         instrument.start(copy)
     copy = runner.steps(pipeline.steps, copy)
     try:
         runner.check(copy)
     except GraphoptError:
-        _Runner(context, (), check_each=True).steps(pipeline.steps, model.clone())
-        raise  # not reached unless a pass is not deterministic
+        if not in_place:
+            _Runner(context, (), check_each=True).steps(pipeline.steps, model.clone())
+        raise  # naming all passes, where it cannot be told which
     for instrument in instruments:
         instrument.end(copy)
     return RunResult(copy, tuple(runner.records))

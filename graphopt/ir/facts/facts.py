@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from graphopt.ir.facts.data_rules import DATA_RULES
-from graphopt.ir.facts.dimension import Dims, symbol
+from graphopt.ir.facts.dimension import Dim, Dims, symbol
 from graphopt.ir.facts.fact import MAX_ITEMS, NOTHING, RANGES, Fact, Item, Operation
 from graphopt.ir.facts.onnx_rules import OnnxRules
 from graphopt.ir.facts.shape_rules import SHAPE_RULES
@@ -34,13 +34,17 @@ class Facts:
     is must make a new value, or tell with `forget`.
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, *, batch: int | None = None) -> None:
+        """Args:
+        batch: what every symbol that is some input's first dimension is taken to be.
+        """
         self.opset = default_opset(model)
         self._replaced = replaced_operators(model)
         self._known: dict[ir.Value, Fact] = {}
         self._onnx = OnnxRules(self.opset)
+        symbols = set() if batch is None else batch_symbols(model)
         for number, value in enumerate(model.graph.inputs):
-            self._known[value] = _input(value, number)
+            self._known[value] = _input(value, number, symbols, batch)
 
     def __getitem__(self, value: ir.Value | None) -> Fact:
         if value is None:
@@ -131,16 +135,30 @@ def _dependencies(node: ir.Node) -> Iterator[ir.Value]:
             yield from graph.outputs
 
 
-def _input(value: ir.Value, number: int) -> Fact:
+def batch_symbols(model: ir.Model) -> set[str | None]:
+    """The names of the dimensions that are an input's first; None if one has no name."""
+    firsts = (value.shape[0] for value in model.graph.inputs if value.shape)
+    return {dim.value for dim in firsts if not isinstance(dim, int)}
+
+
+def _input(value: ir.Value, number: int, symbols: set[str | None], batch: int | None) -> Fact:
     if not isinstance(value.type, ir.TensorType):
         return NOTHING
     if value.shape is None:
         return Fact(value.type.dtype)
-    dims = tuple(
-        dim if isinstance(dim, int) and dim >= 0 else symbol(f"input{number}[{axis}]")
-        for axis, dim in enumerate(value.shape)
-    )
-    return Fact(value.type.dtype, dims)
+    dims: list[Dim] = []
+    for axis, dim in enumerate(value.shape):
+        if isinstance(dim, int) and dim >= 0:
+            dims.append(dim)
+        elif batch is not None and not isinstance(dim, int) and _is_batch(dim, axis, symbols):
+            dims.append(batch)
+        else:
+            dims.append(symbol(f"input{number}[{axis}]"))
+    return Fact(value.type.dtype, tuple(dims))
+
+
+def _is_batch(dim: ir.SymbolicDim, axis: int, symbols: set[str | None]) -> bool:
+    return axis == 0 or (dim.value is not None and dim.value in symbols)
 
 
 def _leaf(value: ir.Value) -> Fact:
