@@ -134,6 +134,8 @@ class _Runner:
         self._check_each = check_each
         self._unchecked: list[str] = []
         self._version = 0
+        self._nodes: int | None = None
+        """How many nodes the model has by now, if that has been counted."""
         self._settled: dict[Pass, int] = {}
         """Exact passes, and the version of the model on which each has found nothing to do."""
         self.records: list[StepRecord] = []
@@ -161,7 +163,7 @@ class _Runner:
             self.check(model)
         for instrument in self._instruments:
             instrument.before(step, model)
-        nodes_before = count_nodes(model)
+        nodes_before = count_nodes(model) if self._nodes is None else self._nodes
         try:
             result = step.run(model, self._context)
         except GraphoptError as error:
@@ -178,7 +180,8 @@ class _Runner:
         if step.effect is Effect.EXACT and not result.modified:
             self._settled[step] = self._version
         check_invariants(step, result.model, step.ensures, "after")
-        self.records.append(_record(step, result, nodes_before))
+        self._nodes = count_nodes(result.model) if result.modified else nodes_before
+        self.records.append(_record(step, result, nodes_before, self._nodes))
         for instrument in self._instruments:
             instrument.after(step, result)
         return result.model
@@ -192,7 +195,7 @@ class _Runner:
             self._unchecked.clear()
 
 
-def _record(step: Pass, result: PassResult, nodes_before: int) -> StepRecord:
+def _record(step: Pass, result: PassResult, nodes_before: int, nodes_after: int) -> StepRecord:
     return StepRecord(
         step=step,
         modified=result.modified,
@@ -201,5 +204,5 @@ def _record(step: Pass, result: PassResult, nodes_before: int) -> StepRecord:
         declined=tuple(result.declined),
         details=dict(result.details),
         nodes_before=nodes_before,
-        nodes_after=count_nodes(result.model) if result.modified else nodes_before,
+        nodes_after=nodes_after,
     )
