@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from graphopt.ir.facts import Facts, batch_symbols
+from graphopt.ir.facts import Dim, Facts
 from graphopt.ir.query import (
     DEFAULT_DOMAINS,
     constant_tensor,
@@ -61,11 +61,9 @@ def measure(
     Args:
         shapes: shapes of values by name, as seen when one sample ran, for those that cannot be
             inferred.
-        facts: of `model`, if they are at hand: used where no input has a symbolic first axis.
+        facts: of `model`, if they are at hand.
     """
-    if facts is None or batch_symbols(model):
-        facts = Facts(model, batch=1)
-    look_up = _Shapes(facts, shapes or {})
+    look_up = _Shapes(facts or Facts(model), shapes or {})
     rows: list[NodeCost] = []
     for node in model.graph:
         rule = _MACS.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
@@ -91,18 +89,23 @@ def measure(
 
 
 class _Shapes:
-    """The shapes of values where they are numbers."""
+    """The shapes of values where they are numbers, for a batch of one."""
 
     def __init__(self, facts: Facts, seen: Mapping[str, tuple[int, ...]]) -> None:
         self._facts = facts
         self._seen = seen
+        self._one = dict.fromkeys(facts.batch_symbols, 1)
 
     def __call__(self, value: ir.Value | None) -> tuple[int, ...] | None:
-        dims = self._facts[value].static_dims
-        if dims is None and value is not None:
-            # Last what the file says: a graph written for another batch size, say.
-            return self._seen.get(value.name or "") or static_shape(value)
-        return dims
+        dims = self._facts.dims(value)
+        shape = None if dims is None else [self._number(dim) for dim in dims]
+        if shape is not None and None not in shape:
+            return tuple(dim for dim in shape if dim is not None)
+        # Last what the file says: of a graph written for another batch size, say.
+        return None if value is None else self._seen.get(value.name or "") or static_shape(value)
+
+    def _number(self, dim: Dim) -> int | None:
+        return dim if isinstance(dim, int) else dim.number(self._one)
 
 
 def _elsewhere(model: ir.Model) -> Iterator[str]:

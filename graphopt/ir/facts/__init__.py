@@ -2,7 +2,7 @@
 
 from graphopt.ir.facts.dimension import Dim, Dims, Expr, product, symbol
 from graphopt.ir.facts.fact import NOTHING, Fact, Item
-from graphopt.ir.facts.facts import Facts, batch_symbols
+from graphopt.ir.facts.facts import Facts
 
 __all__ = [
     "NOTHING",

@@ -2,9 +2,10 @@
 
 A shape that a file records for an intermediate value is a claim: no runtime enforces it, and after
 an edit of the inputs (a batch made dynamic, say) it is often stale. What a runtime does enforce is
-the shape of the graph's inputs. So all others follow from those; and every dynamic dimension is a
-symbol of its own, since files use one name ("?", "None") for unrelated dimensions. An element type
-that a file records is right, since no runtime loads a model with wrong ones.
+the shape of the graph's inputs. So all others follow from those. Dimensions of inputs that have one
+name are one number, as ONNX defines it and as runtimes assume when they plan memory; but a name
+that says nothing ("?", "None") is used for unrelated ones. An element type that a file records is
+right, since no runtime loads a model with wrong ones.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from graphopt.ir.facts.data_rules import DATA_RULES
-from graphopt.ir.facts.dimension import Dim, Dims, symbol
+from graphopt.ir.facts.dimension import Dim, Dims, Expr, symbol
 from graphopt.ir.facts.fact import MAX_ITEMS, NOTHING, RANGES, Fact, Item, Operation
 from graphopt.ir.facts.onnx_rules import OnnxRules
 from graphopt.ir.facts.shape_rules import SHAPE_RULES
@@ -26,6 +27,9 @@ from graphopt.ir.query import (
     subgraphs,
 )
 
+# What exporters write for "not known".
+_SAYS_NOTHING = frozenset({"", "?", "-1", "None", "none", "unk", "unknown", "dynamic"})
+
 
 class Facts:
     """What is certain about the values of `model`; see `Fact`.
@@ -34,17 +38,17 @@ class Facts:
     is must make a new value, or tell with `forget`.
     """
 
-    def __init__(self, model: ir.Model, *, batch: int | None = None) -> None:
-        """Args:
-        batch: what every symbol that is some input's first dimension is taken to be.
-        """
+    def __init__(self, model: ir.Model) -> None:
         self.opset = default_opset(model)
         self._replaced = replaced_operators(model)
         self._known: dict[ir.Value, Fact] = {}
         self._onnx = OnnxRules(self.opset)
-        symbols = set() if batch is None else batch_symbols(model)
+        self.batch_symbols: set[str] = set()
+        """The symbols that are the first dimension of an input."""
         for number, value in enumerate(model.graph.inputs):
-            self._known[value] = _input(value, number, symbols, batch)
+            fact = self._known[value] = _input(value, number)
+            if fact.dims and isinstance(fact.dims[0], Expr):
+                self.batch_symbols.add(str(fact.dims[0].terms[0][0][0]))
 
     def __getitem__(self, value: ir.Value | None) -> Fact:
         if value is None:
@@ -135,30 +139,20 @@ def _dependencies(node: ir.Node) -> Iterator[ir.Value]:
             yield from graph.outputs
 
 
-def batch_symbols(model: ir.Model) -> set[str | None]:
-    """The names of the dimensions that are an input's first; None if one has no name."""
-    firsts = (value.shape[0] for value in model.graph.inputs if value.shape)
-    return {dim.value for dim in firsts if not isinstance(dim, int)}
-
-
-def _input(value: ir.Value, number: int, symbols: set[str | None], batch: int | None) -> Fact:
+def _input(value: ir.Value, number: int) -> Fact:
     if not isinstance(value.type, ir.TensorType):
         return NOTHING
     if value.shape is None:
         return Fact(value.type.dtype)
     dims: list[Dim] = []
     for axis, dim in enumerate(value.shape):
-        if isinstance(dim, int) and dim >= 0:
-            dims.append(dim)
-        elif batch is not None and not isinstance(dim, int) and _is_batch(dim, axis, symbols):
-            dims.append(batch)
-        else:
+        if isinstance(dim, int):
+            dims.append(dim if dim >= 0 else symbol(f"input{number}[{axis}]"))
+        elif dim.value is None or dim.value in _SAYS_NOTHING:
             dims.append(symbol(f"input{number}[{axis}]"))
+        else:
+            dims.append(symbol(f"'{dim.value}'"))
     return Fact(value.type.dtype, tuple(dims))
-
-
-def _is_batch(dim: ir.SymbolicDim, axis: int, symbols: set[str | None]) -> bool:
-    return axis == 0 or (dim.value is not None and dim.value in symbols)
 
 
 def _leaf(value: ir.Value) -> Fact:
