@@ -106,7 +106,8 @@ def optimize(
     digest = sha256(source, model)
     before = _figures(model, probes, context)  # first, so that a bad evaluation is told at once
     own = not isinstance(source, ir.Model) and not latency  # nobody else needs the original
-    result = run(pipeline, model, context, instruments, any_order=any_order, in_place=own)
+    reload = (lambda: load(source)) if own else None
+    result = run(pipeline, model, context, instruments, any_order=any_order, reload=reload)
     if result.modified or not read_record(model):
         write_record(
             result.model,
@@ -229,6 +230,7 @@ def _step_rows(result: RunResult, seconds: Sequence[float]) -> tuple[StepRow, ..
             nodes_after=record.nodes_after,
             rewrites=record.rewrites,
             notes=record.notes,
+            declined=record.declined,
             details=record.details,
         )
         for record, elapsed in zip(result.steps, seconds, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,12 +71,12 @@ def run(
     instruments: Sequence[Instrument] = (),
     *,
     any_order: bool = False,
-    in_place: bool = False,
+    reload: Callable[[], ir.Model] | None = None,
 ) -> RunResult:
     """Runs `pipeline` over a copy of `model` that shares its weights; `model` is not changed.
 
     Args:
-        in_place: save the copy; `model` is then of no use afterwards.
+        reload: gives `model` once more. With it no copy is made: `model` itself is changed.
 
     Raises:
         GraphoptError: before anything runs, if the order of stages goes back (unless
@@ -86,16 +86,17 @@ def run(
         check_order(pipeline)
     check_needs(pipeline, context)
     runner = _Runner(context, instruments)
-    copy = model if in_place else model.clone()
+    copy = model if reload else model.clone()
     for instrument in instruments:
         instrument.start(copy)
     copy = runner.steps(pipeline.steps, copy)
     try:
         runner.check(copy)
     except GraphoptError:
-        if not in_place:
-            _Runner(context, (), check_each=True).steps(pipeline.steps, model.clone())
-        raise  # naming all passes, where it cannot be told which
+        context.analyses.forget()
+        again = reload() if reload else model.clone()
+        _Runner(context, (), check_each=True).steps(pipeline.steps, again)
+        raise  # not reached unless a pass is not deterministic
     for instrument in instruments:
         instrument.end(copy)
     return RunResult(copy, tuple(runner.records))
