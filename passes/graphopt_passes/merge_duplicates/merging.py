@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -29,7 +29,8 @@ NODE, INITIALIZER, CONSTANT = "duplicate-node", "duplicate-initializer", "duplic
 def merge_duplicates(model: ir.Model, context: PassContext) -> PassResult:
     """Merges the duplicates of `model` in place; see `MergeDuplicates`."""
     merger = _Merger(model, context)
-    for root in (model.graph, *model.functions.values()):
+    roots: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for root in roots:
         merger.walk(root)
     rewrites = dict(sorted(merger.counts.items()))
     return PassResult(model, bool(rewrites), rewrites, declined=tuple(merger.declined))
@@ -47,7 +48,8 @@ class _Merger:
         self._operators = Operators(self._model, root)
         self._nodes: Table[ir.Node] = Table()
         self._constants: Table[ir.Value] = Table()
-        self._shadowed = _shadowed(root)
+        self._root = root
+        self._shadowed: set[str] | None = None
         self._graph(root)
 
     def _graph(self, graph: ir.Graph | ir.Function) -> None:
@@ -55,9 +57,10 @@ class _Merger:
             for value in list(graph.initializers.values()):
                 self._constant(value, INITIALIZER)
         for node in graph:
-            for inner in subgraphs(node):
-                with self._nodes.scope(), self._constants.scope():
-                    self._graph(inner)
+            if self._operators.has_graphs(node):
+                for inner in subgraphs(node):
+                    with self._nodes.scope(), self._constants.scope():
+                        self._graph(inner)
             if is_standard(node, "Constant") and constant_tensor(node.outputs[0]) is not None:
                 if self._holds:
                     self._constant(node.outputs[0], CONSTANT)
@@ -108,8 +111,7 @@ class _Merger:
                     return other
                 reason = f"it equals '{label(other)}' but for the NaN that two different NaNs give"
                 self.declined.append(Declined.of(NODE, node, reason))
-        has_graphs = next(subgraphs(node), None) is not None
-        return self._nodes.find(node, key, (_graphs_key,) if has_graphs else ())
+        return self._nodes.find(node, key, (_graphs_key,) if operator.has_graphs else ())
 
     def _may_swap(self, node: ir.Node, operator: Operator) -> bool:
         """Whether the two inputs of `node` may change places, to the bit.
@@ -117,7 +119,7 @@ class _Merger:
         Where both are NaN, a floating-point operation hands on one of the two.
         """
         dtype = self._facts.dtype(node.inputs[0])
-        if node.op_type == "Equal" or (dtype is not None and (_is_exact(dtype))):
+        if node.op_type == "Equal" or (dtype is not None and _is_exact(dtype)):
             return dtype is not None
         if operator.as_integers:
             return False
@@ -128,8 +130,13 @@ class _Merger:
         if old.is_graph_output():
             if new.is_graph_output() or new.producer() is None or new.graph is not old.graph:
                 return False
-            return old.name not in self._shadowed
-        return new.graph is old.graph or new.name not in self._shadowed
+            return not self._is_shadowed(old)
+        return new.graph is old.graph or not self._is_shadowed(new)
+
+    def _is_shadowed(self, value: ir.Value) -> bool:
+        if self._shadowed is None:
+            self._shadowed = _shadowed(self._root)
+        return value.name in self._shadowed
 
 
 def _is_exact(dtype: ir.DataType) -> bool:
@@ -141,9 +148,7 @@ def _is_never_nan(value: ir.Value | None) -> bool:
     return tensor is not None and not np.isnan(tensor.numpy()).any()
 
 
-def _key(
-    node: ir.Node, operator: Operator, inputs: tuple[ir.Value | None, ...]
-) -> Hashable | None:
+def _key(node: ir.Node, operator: Operator, inputs: Sequence[ir.Value | None]) -> Hashable | None:
     """What nodes that give the same share, graphs aside; None if that cannot be told."""
     if inputs and inputs[-1] is None:
         inputs = inputs[: max((i for i, v in enumerate(inputs) if v is not None), default=-1) + 1]
@@ -151,10 +156,9 @@ def _key(
     present = True if len(outputs) == 1 else tuple(bool(value.name) for value in outputs)
     operation = (node.op_type, node.domain, node.overload) if node.domain else node.op_type
     if not node.attributes:
-        return (operation, inputs, present)
-    attributes = []
-    for name in sorted(node.attributes):
-        attribute = node.attributes[name]
+        return (operation, tuple(inputs), present)
+    attributes: list[tuple[str, Hashable]] = []
+    for name, attribute in sorted(node.attributes.data.items()):
         if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
             attributes.append((name, len(attribute.as_graph())))
             continue
@@ -163,7 +167,7 @@ def _key(
             return None
         if operator.defaults.get(name) != key:
             attributes.append((name, key))
-    return (operation, inputs, present, tuple(attributes))
+    return (operation, tuple(inputs), present, tuple(attributes))
 
 
 def _graphs_key(node: ir.Node) -> Hashable:

@@ -24,6 +24,8 @@ _COMMUTE_AS_INTEGERS = frozenset({"Max", "Min"})
 # onnx calls these non-deterministic because of what they may contain.
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
+_GRAPHS = (onnx.defs.OpSchema.AttrType.GRAPH, onnx.defs.OpSchema.AttrType.GRAPHS)
+
 # Before, an attribute told how the second input is broadcast to the first.
 _BROADCASTING_BOTH_WAYS = 7
 
@@ -37,6 +39,8 @@ class Operator:
     commutes: bool = False
     as_integers: bool = False
     """Whether it commutes for integers only."""
+    has_graphs: bool = False
+    """Whether its attributes may be graphs."""
 
 
 class Operators:
@@ -55,13 +59,21 @@ class Operators:
 
     def of(self, node: ir.Node) -> Operator | None:
         """The operator of `node`; None if it may give another result each time, or is not known."""
-        key = node.op_identifier()
-        if key not in self._found:
-            self._found[key] = self._find(key)
-        operator = self._found[key]
-        if operator is None or not node.attributes:
+        operator = self._lookup(node)
+        if operator is None or not operator.has_graphs:
             return operator
         return operator if all(map(self._is_pure, subgraphs(node))) else None
+
+    def has_graphs(self, node: ir.Node) -> bool:
+        """Whether `node` may have graphs in its attributes."""
+        operator = self._lookup(node)
+        return operator is None or operator.has_graphs
+
+    def _lookup(self, node: ir.Node) -> Operator | None:
+        key = (node.domain, node.op_type, node.overload)
+        if key not in self._found:
+            self._found[key] = self._find(key)
+        return self._found[key]
 
     def _is_pure(self, graph: ir.Graph) -> bool:
         return all(self.of(node) is not None for node in graph)
@@ -71,14 +83,15 @@ class Operators:
         domain = "" if domain in DEFAULT_DOMAINS else domain
         function = self._function(domain, name, overload)
         if function is not None:
-            return Operator() if self._is_pure_function(function) else None
+            return Operator(has_graphs=True) if self._is_pure_function(function) else None
         version = self._versions.get(domain)
         if domain not in _KNOWN_DOMAINS or overload or version is None:
             return None
         if not onnx.defs.has(name, version, domain):
             return None
         schema = onnx.defs.get_schema(name, version, domain)
-        random = schema.node_determinism == onnx.defs.OpSchema.NodeDeterminism.NonDeterministic
+        determinism = schema.node_determinism  # type: ignore[attr-defined]  # not in the stubs
+        random = determinism == onnx.defs.OpSchema.NodeDeterminism.NonDeterministic
         if schema.deprecated or (random and (domain or name not in _CONTROL_FLOW)):
             return None
         both_ways = not domain and version >= _BROADCASTING_BOTH_WAYS
@@ -86,6 +99,7 @@ class Operators:
             _defaults(schema),
             both_ways and name in _COMMUTE | _COMMUTE_AS_INTEGERS,
             name in _COMMUTE_AS_INTEGERS,
+            any(a.type in _GRAPHS for a in schema.attributes.values()),
         )
 
     def _function(self, domain: str, name: str, overload: str) -> ir.Function | None:
@@ -109,8 +123,8 @@ def _versions(imports: Mapping[str, int]) -> dict[str, int]:
 def _defaults(schema: onnx.defs.OpSchema) -> dict[str, Hashable]:
     defaults: dict[str, Hashable] = {}
     for name, attribute in schema.attributes.items():
-        if attribute.default_value.name:
-            key = attribute_key(ir.from_proto(attribute.default_value))
+        if attribute.default_value.type:
+            key = attribute_key(ir.serde.deserialize_attribute(attribute.default_value))
             if key is not None:
                 defaults[name] = key
     return defaults
