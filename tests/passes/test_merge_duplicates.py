@@ -158,7 +158,7 @@ MIDDLE[500] = -1
         (np.zeros((0, 3), np.float32), np.zeros((3, 0), np.float32), False),
         (np.array([b"a", b"b"], object), np.array([b"a", b"c"], object), False),
     ],
-    ids="equal nan long text zeros nans middle rank type empty texts".split(),
+    ids=["same", "nan", "long", "text", "zero", "nans", "middle", "rank", "type", "empty", "texts"],
 )  # fmt: skip
 def test_initializers_are_compared_to_the_bit(one, other, merged: bool) -> None:
     outcome = merge(

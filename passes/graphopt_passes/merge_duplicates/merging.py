@@ -155,8 +155,6 @@ def _key(node: ir.Node, operator: Operator, inputs: Sequence[ir.Value | None]) -
     outputs = node.outputs
     present = True if len(outputs) == 1 else tuple(bool(value.name) for value in outputs)
     operation = (node.op_type, node.domain, node.overload) if node.domain else node.op_type
-    if not node.attributes:
-        return (operation, tuple(inputs), present)
     attributes: list[tuple[str, Hashable]] = []
     for name, attribute in sorted(node.attributes.data.items()):
         if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
