@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -13,6 +13,7 @@ from graphopt.ir import (
     drop_unused_initializer,
     is_standard,
     label,
+    remove_node,
     replaced_operators,
     subgraphs,
     take_over,
@@ -77,7 +78,7 @@ class _Merger:
         if node is None:
             drop_unused_initializer(value)
         else:
-            _remove(node)
+            remove_node(node)
         self.counts[rewrite] += 1
 
     def _node(self, node: ir.Node) -> None:
@@ -95,7 +96,7 @@ class _Merger:
         if all(self._may_stand_for(new, old) for old, new in pairs):
             for old, new in pairs:
                 _take_over(old, new)
-            _remove(node)
+            remove_node(node)
             self.counts[NODE] += 1
 
     def _equal(self, node: ir.Node, operator: Operator) -> ir.Node | None:
@@ -183,22 +184,6 @@ def _take_over(old: ir.Value, new: ir.Value) -> bool:
         new.type = new.type or type_
         new.shape = shape if new.shape is None else new.shape
     return True
-
-
-def _remove(node: ir.Node) -> None:
-    """Removes `node`, which nothing uses, with the uses that it and its subgraphs make."""
-    for inner in _inside(node):
-        for index, value in enumerate(inner.inputs):
-            if value is not None:
-                inner.replace_input_with(index, None)
-    if node.graph is not None:
-        node.graph.remove(node, safe=True)
-
-
-def _inside(node: ir.Node) -> Iterator[ir.Node]:
-    yield node
-    for graph in subgraphs(node):
-        yield from ir.traversal.RecursiveGraphIterator(graph)
 
 
 def _shadowed(root: ir.Graph | ir.Function) -> set[str]:
