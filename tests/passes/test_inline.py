@@ -111,7 +111,8 @@ def test_a_function_that_hands_its_input_on() -> None:
         out="float[2,3] y, float[2,3] z",
     )
     assert outcome.operators == ["Exp", "Identity", "Neg", "Exp", "Identity"]
-    y, z = run(outcome.after, {"x": X})  # ONNX Runtime does not load the original
+    del outcome.after.functions[:]  # with which ONNX Runtime does not load it
+    y, z = run(outcome.after, {"x": X})
     np.testing.assert_array_equal(y, X)
     np.testing.assert_array_equal(z, -X)
 
@@ -127,7 +128,7 @@ def test_functions_in_place_of_operators_of_onnx() -> None:
     functions = '<domain: "ai.onnx", opset_import: ["" : 17]> Exp (t) => (s) { s = Neg(t) }'
     outcome = inline("y = Exp(x)", functions)
     assert outcome.operators == ["Neg"]
-    assert list(outcome.after.functions) == list(outcome.before.functions)
+    assert [f.name for f in outcome.after.functions] == ["Exp"]
 
 
 def test_unknown_operators_inside_come_along_with_their_opset() -> None:
