@@ -246,9 +246,14 @@ def io_change(
 
     Inputs must be the same in every field. Outputs may get a more precise shape. Metadata, doc
     strings, producer, versions and opset imports stay (those of a function that was inlined may
-    come in; `set-opset` in `pipeline` may change them), and so do the signatures of functions.
+    come in; `set-opset` in `pipeline` may change them, and raise the IR version), and so do the
+    signatures of functions.
     """
-    for field in ("ir_version", "producer_name", "producer_version", "domain", "model_version"):
+    if result.ir_version != proto.ir_version and (
+        not _sets_opset(pipeline) or result.ir_version < proto.ir_version
+    ):
+        return f"ir_version: {proto.ir_version} became {result.ir_version}"
+    for field in ("producer_name", "producer_version", "domain", "model_version"):
         if getattr(proto, field) != getattr(result, field):
             return f"{field}: {getattr(proto, field)!r} became {getattr(result, field)!r}"
     for where, one, other in (("model", proto, result), ("graph", proto.graph, result.graph)):
@@ -320,10 +325,14 @@ def _short(value: onnx.ValueInfoProto) -> str:
     return f"{text} ({value.doc_string})" if value.doc_string else text
 
 
+def _sets_opset(pipeline: Pipeline | None) -> bool:
+    return pipeline is not None and any(step.name == SET_OPSET for step in pipeline.passes())
+
+
 def _opset_change(
     proto: onnx.ModelProto, result: onnx.ModelProto, pipeline: Pipeline | None
 ) -> str | None:
-    if pipeline and any(step.name == SET_OPSET for step in pipeline.passes()):
+    if _sets_opset(pipeline):
         return None
     before, after = _opsets(proto), _opsets(result)
     brought = {item for function in proto.functions for item in _opsets(function).items()}

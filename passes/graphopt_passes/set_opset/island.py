@@ -1,0 +1,218 @@
+"""One node as a model of its own, through onnx's converter."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+
+import onnx
+import onnx_ir as ir
+
+from graphopt.ir import constant_tensor
+from graphopt.ir.checking import SMALL_TENSOR_BYTES
+from graphopt.ir.facts import Facts
+from graphopt.ir.structure import attribute_key, tensor_key
+from graphopt_passes.set_opset.operators import WIDENED, schema_of
+
+# What onnx's converter can hold as constants.
+_HELD = frozenset(
+    {
+        ir.DataType.BOOL,
+        ir.DataType.DOUBLE,
+        ir.DataType.FLOAT,
+        ir.DataType.FLOAT16,
+        ir.DataType.INT32,
+        ir.DataType.INT64,
+        ir.DataType.INT8,
+        ir.DataType.UINT8,
+    }
+)
+
+
+class NotConvertibleError(Exception):
+    """Why a node cannot be converted."""
+
+
+class Island:
+    """A model of one node, whose inputs are of the types and shapes that are certain.
+
+    Its values are called i0, i1, ... and o0, o1, ...
+    """
+
+    def __init__(self, node: ir.Node, facts: Facts, old: int, new: int) -> None:
+        self.node = node
+        self._facts = facts
+        self._old = old
+        self._new = new
+        self._inputs = {v: f"i{n}" for n, v in enumerate(node.inputs) if v is not None}
+        self._outputs = [f"o{n}" if v.name else "" for n, v in enumerate(node.outputs)]
+        self._converted: onnx.ModelProto | None = None
+
+    @property
+    def is_widened(self) -> bool:
+        """Whether the node is the same in all opsets that know its types."""
+        return self.node.op_type in WIDENED
+
+    @property
+    def key(self) -> Hashable:
+        """Nodes with the same key are converted alike; the node itself if it cannot be told."""
+        attributes = []
+        for name, attribute in sorted(self.node.attributes.items()):
+            key = attribute_key(attribute)
+            if key is None:
+                return self.node
+            attributes.append((name, key))
+        given = []
+        for value in self.node.inputs:
+            held = self._held(value)
+            fact = self._facts[value]
+            given.append((value is None, fact.dtype, fact.dims, held and tensor_key(held)))
+        return (self.node.op_type, tuple(attributes), tuple(given), tuple(self._outputs))
+
+    def _held(self, value: ir.Value | None) -> ir.TensorProtocol | None:
+        tensor = constant_tensor(value)
+        if tensor is None or tensor.dtype not in _HELD or tensor.nbytes > SMALL_TENSOR_BYTES:
+            return None
+        return tensor
+
+    def convert(self) -> None:
+        """Has onnx convert the node.
+
+        Raises:
+            NotConvertibleError: if onnx cannot, or the result cannot be trusted.
+        """
+        before = self._model()
+        try:
+            after = onnx.version_converter.convert_version(before, self._new)
+        except (RuntimeError, ValueError) as error:
+            raise NotConvertibleError(_reason(error)) from None
+        self._check(before, after)
+        self._converted = after
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the node is the same in both opsets."""
+        if self._converted is None or len(self._converted.graph.node) != 1:
+            return False
+        one, other = onnx.NodeProto(), onnx.NodeProto()
+        one.CopyFrom(self._node())
+        other.CopyFrom(self._converted.graph.node[0])
+        for node in (one, other):
+            node.name = ""
+            attributes = sorted(node.attribute, key=lambda attribute: attribute.name)
+            while node.input and not node.input[-1]:
+                node.input.pop()
+            while node.output and not node.output[-1]:
+                node.output.pop()
+            copies = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in attributes]
+            for attribute in copies:
+                attribute.doc_string = ""
+                attribute.t.name = "" if attribute.HasField("t") else attribute.t.name
+            del node.attribute[:]
+            node.attribute.extend(copies)
+        return one == other
+
+    def result(self) -> tuple[list[ir.Node], list[ir.Value | None]]:
+        """What the node has become: nodes in no graph, which use the inputs of the node, and the
+        values for its outputs (None for one left out)."""
+        if self._converted is None:
+            raise ValueError("not converted")
+        graph = ir.from_proto(self._converted).graph
+        values = ir.convenience.create_value_mapping(graph)
+        nodes = list(graph)
+        results = [values[name] if name else None for name in self._outputs]
+        graph.remove(nodes)
+        graph.outputs.clear()
+        for outer, name in self._inputs.items():
+            inner = values.get(name)
+            for user, index in () if inner is None else inner.uses():
+                user.replace_input_with(index, outer)
+        for value in values.values():
+            value.shape = None
+        return nodes, results
+
+    def _model(self) -> onnx.ModelProto:
+        inputs, held = [], []
+        for value, name in self._inputs.items():
+            tensor = self._held(value)
+            if tensor is None:
+                inputs.append(self._info(value, name))
+            else:
+                array = tensor.numpy()
+                held.append(onnx.numpy_helper.from_array(array, name))
+        outputs = [
+            onnx.helper.make_tensor_value_info(name, self._type(value), self._shape(value))
+            for value, name in zip(self.node.outputs, self._outputs, strict=True)
+            if name
+        ]
+        graph = onnx.helper.make_graph([self._node()], "node", inputs, outputs, held)
+        opset = onnx.helper.make_opsetid("", self._old)
+        return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10)
+
+    def _node(self) -> onnx.NodeProto:
+        proto = onnx.NodeProto()
+        proto.CopyFrom(ir.to_proto(self.node))
+        proto.name, proto.doc_string, proto.domain = "", "", ""
+        del proto.metadata_props[:], proto.input[:], proto.output[:]
+        names = [self._inputs[value] if value is not None else "" for value in self.node.inputs]
+        proto.input.extend(names)
+        proto.output.extend(self._outputs)
+        return proto
+
+    def _type(self, value: ir.Value) -> int:
+        dtype = self._facts.dtype(value)
+        if dtype is None:
+            if value.type is not None:
+                raise NotConvertibleError("it deals with other values than tensors")
+            raise NotConvertibleError(f"the type of '{value.name}' is not known")
+        return int(dtype)
+
+    def _info(self, value: ir.Value, name: str) -> onnx.ValueInfoProto:
+        return onnx.helper.make_tensor_value_info(name, self._type(value), self._shape(value))
+
+    def _shape(self, value: ir.Value) -> list[int | str] | None:
+        dims = self._facts.dims(value)
+        if dims is None:
+            return None
+        return [dim if isinstance(dim, int) else f"d{n}" for n, dim in enumerate(dims)]
+
+    def _check(self, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+        """Raises NotConvertibleError if `after` is no valid model or gives other types."""
+        try:
+            onnx.checker.check_model(after, full_check=True)
+            inferred = onnx.shape_inference.infer_shapes(after, check_type=True, strict_mode=True)
+        except (
+            onnx.checker.ValidationError,
+            onnx.shape_inference.InferenceError,
+            RuntimeError,
+        ) as error:
+            raise NotConvertibleError(f"onnx converts it wrongly: {_reason(error)}") from None
+        if [v.name for v in after.graph.output] != [v.name for v in before.graph.output]:
+            raise NotConvertibleError("onnx's conversion loses an output")
+        for problem in _forbidden_types(inferred.graph, self._new):
+            raise NotConvertibleError(problem)
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split("==> Context")[0].split())
+    return text.split("` failed: ", 1)[-1].replace("$", "")
+
+
+def _forbidden_types(graph: onnx.GraphProto, opset: int) -> Iterator[str]:
+    """What inputs of nodes in `graph` are of types that their operators do not take."""
+    types = {t.name: t.data_type for t in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        if value.type.HasField("tensor_type"):
+            types[value.name] = value.type.tensor_type.elem_type
+    for node in graph.node:
+        schema = schema_of(node.op_type, opset)
+        if schema is None:
+            yield f"there is no {node.op_type} in opset {opset}"
+            continue
+        allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
+        for index, name in enumerate(node.input):
+            formal = schema.inputs[min(index, len(schema.inputs) - 1)]
+            kind = onnx.TensorProto.DataType.Name(types.get(name, 0)).lower()
+            if types.get(name) and f"tensor({kind})" not in allowed.get(
+                formal.type_str, [formal.type_str]
+            ):
+                yield f"{node.op_type} of opset {opset} takes no {kind} there"
