@@ -13,9 +13,10 @@ from graphopt.ir import default_opset, label, nodes_of
 from graphopt.ir.checking import skeleton_of_model
 from graphopt.ir.query import DEFAULT_DOMAINS
 from graphopt.pipeline.base import PassContext, PassResult
-from graphopt_passes.inline.splice import Part, Splicer
+from graphopt_passes.eliminate_dead.noops import Types
+from graphopt_passes.inline.splice import Splicer
 from graphopt_passes.set_opset.island import Island, NotConvertibleError
-from graphopt_passes.set_opset.operators import changes, refusal
+from graphopt_passes.set_opset.operators import changes, is_widened, refusal
 
 OLDEST = 7
 
@@ -76,19 +77,19 @@ def _convert(model: ir.Model, context: PassContext, old: int, new: int) -> Count
     Raises:
         GraphoptError: naming all operators that stand in the way; `model` is as it was then.
     """
-    facts = context.analyses.facts(model)
+    facts, types = context.analyses.facts(model), Types(model)
     islands: list[Island] = []
     unchanged: set[Hashable] = set()
     problems: dict[str, str] = {}
     for node in nodes_of(model):
         if node.domain not in DEFAULT_DOMAINS or not changes(node.op_type, old, new):
             continue
-        island = Island(node, facts, old, new)
+        island = Island(node, facts, types, old, new)
         try:
             reason = refusal(node, facts, old, new)
             if reason is not None:
                 raise NotConvertibleError(reason)
-            if island.key in unchanged or island.is_widened:
+            if is_widened(node, old, new) or island.key in unchanged:
                 continue
             island.convert()
         except NotConvertibleError as error:
@@ -106,20 +107,6 @@ def _convert(model: ir.Model, context: PassContext, old: int, new: int) -> Count
     splicer = Splicer(model)
     counts: Counter[str] = Counter()
     for island in islands:
-        _replace(island, splicer)
+        island.splice(splicer)
         counts[island.node.op_type] += 1
     return counts
-
-
-def _replace(island: Island, splicer: Splicer) -> None:
-    """Puts what `island` has become in place of its node, under that name."""
-    node = island.node
-    nodes, results = island.result()
-    main = next((value.producer() for value in results if value is not None), None)
-    for inner in nodes:
-        inner.name = node.name if inner is main else ""
-        inner.metadata_props.update(node.metadata_props)
-    if main is not None:
-        main.doc_string = node.doc_string
-    splicer.release(node)
-    splicer.splice(node, [Part(nodes)], results)

@@ -11,7 +11,9 @@ from graphopt.ir import constant_tensor
 from graphopt.ir.checking import SMALL_TENSOR_BYTES
 from graphopt.ir.facts import Facts
 from graphopt.ir.structure import attribute_key, tensor_key
-from graphopt_passes.set_opset.operators import WIDENED, schema_of
+from graphopt_passes.eliminate_dead.noops import Types
+from graphopt_passes.inline.splice import Part, Splicer, emptied
+from graphopt_passes.set_opset.operators import schema_of
 
 # What onnx's converter can hold as constants.
 _HELD = frozenset(
@@ -38,19 +40,15 @@ class Island:
     Its values are called i0, i1, ... and o0, o1, ...
     """
 
-    def __init__(self, node: ir.Node, facts: Facts, old: int, new: int) -> None:
+    def __init__(self, node: ir.Node, facts: Facts, types: Types, old: int, new: int) -> None:
         self.node = node
         self._facts = facts
+        self._types = types
         self._old = old
         self._new = new
         self._inputs = {v: f"i{n}" for n, v in enumerate(node.inputs) if v is not None}
         self._outputs = [f"o{n}" if v.name else "" for n, v in enumerate(node.outputs)]
         self._converted: onnx.ModelProto | None = None
-
-    @property
-    def is_widened(self) -> bool:
-        """Whether the node is the same in all opsets that know its types."""
-        return self.node.op_type in WIDENED
 
     @property
     def key(self) -> Hashable:
@@ -111,24 +109,32 @@ class Island:
             node.attribute.extend(copies)
         return one == other
 
-    def result(self) -> tuple[list[ir.Node], list[ir.Value | None]]:
-        """What the node has become: nodes in no graph, which use the inputs of the node, and the
-        values for its outputs (None for one left out)."""
+    def splice(self, splicer: Splicer) -> None:
+        """Puts what the node has become in its place, under its name."""
         if self._converted is None:
             raise ValueError("not converted")
+        node = self.node
         graph = ir.from_proto(self._converted).graph
         values = ir.convenience.create_value_mapping(graph)
-        nodes = list(graph)
-        results = [values[name] if name else None for name in self._outputs]
-        graph.remove(nodes)
-        graph.outputs.clear()
         for outer, name in self._inputs.items():
             inner = values.get(name)
             for user, index in () if inner is None else inner.uses():
                 user.replace_input_with(index, outer)
-        for value in values.values():
-            value.shape = None
-        return nodes, results
+            graph.initializers.pop(name, None)
+        splicer.release(node)
+        constants = splicer.constants(graph, node)
+        found = [values[name] if name else None for name in self._outputs]
+        results = [None if v is None else constants.get(v, v) for v in found]
+        nodes = emptied(graph)
+        main = next((v.producer() for v in results if v is not None), None)
+        for inner_node in nodes:
+            inner_node.name = node.name if inner_node is main else ""
+            inner_node.metadata_props.update(node.metadata_props)
+            for value in inner_node.outputs:
+                value.shape = None
+        if main is not None:
+            main.doc_string = node.doc_string
+        splicer.splice(node, [Part(nodes)], results)
 
     def _model(self) -> onnx.ModelProto:
         inputs, held = [], []
@@ -159,10 +165,10 @@ class Island:
         return proto
 
     def _type(self, value: ir.Value) -> int:
-        dtype = self._facts.dtype(value)
+        if value.type is not None and not isinstance(value.type, ir.TensorType):
+            raise NotConvertibleError("it deals with other values than tensors")
+        dtype = self._facts.dtype(value) or self._types.of(value)
         if dtype is None:
-            if value.type is not None:
-                raise NotConvertibleError("it deals with other values than tensors")
             raise NotConvertibleError(f"the type of '{value.name}' is not known")
         return int(dtype)
 
@@ -178,7 +184,8 @@ class Island:
     def _check(self, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
         """Raises NotConvertibleError if `after` is no valid model or gives other types."""
         try:
-            onnx.checker.check_model(after, full_check=True)
+            for node in after.graph.node:
+                onnx.checker.check_node(node, _context(self._new))
             inferred = onnx.shape_inference.infer_shapes(after, check_type=True, strict_mode=True)
         except (
             onnx.checker.ValidationError,
@@ -190,6 +197,12 @@ class Island:
             raise NotConvertibleError("onnx's conversion loses an output")
         for problem in _forbidden_types(inferred.graph, self._new):
             raise NotConvertibleError(problem)
+
+
+def _context(opset: int) -> onnx.checker.C.CheckerContext:
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version, context.opset_imports = onnx.IR_VERSION, {"": opset}
+    return context
 
 
 def _reason(error: Exception) -> str:
