@@ -43,7 +43,7 @@ class Splicer:
     """
 
     def __init__(self, model: ir.Model) -> None:
-        self._model = model
+        self.model = model
         self._has_identity = "Identity" not in replaced_operators(model)
         self._opset = default_opset(model)
         self._taken: Counter[str] | None = None
@@ -63,7 +63,7 @@ class Splicer:
     def _names(self) -> Counter[str]:
         if self._taken is None:
             self._taken = Counter()
-            roots = [self._model.graph, *(f.graph for f in self._model.functions.values())]
+            roots = [self.model.graph, *(f.graph for f in self.model.functions.values())]
             for root in roots:
                 self._count(root, 1)
         return self._taken
@@ -97,7 +97,7 @@ class Splicer:
             tensor = value.const_value
             if tensor is None:
                 continue
-            new = add_constant(self._model, self.fresh(value.name or "constant"), tensor, node)
+            new = add_constant(self.model, self.fresh(value.name or "constant"), tensor, node)
             new.metadata_props.update(value.metadata_props)
             new.meta.update(value.meta)
             new.doc_string = value.doc_string

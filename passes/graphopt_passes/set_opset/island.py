@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator
 import onnx
 import onnx_ir as ir
 
-from graphopt.ir import constant_tensor
+from graphopt.ir import add_constant, constant_tensor, label, subgraphs
 from graphopt.ir.checking import SMALL_TENSOR_BYTES
 from graphopt.ir.facts import Facts
 from graphopt.ir.structure import attribute_key, tensor_key
@@ -47,7 +47,8 @@ class Island:
         self._old = old
         self._new = new
         self._inputs = {v: f"i{n}" for n, v in enumerate(node.inputs) if v is not None}
-        self._outputs = [f"o{n}" if v.name else "" for n, v in enumerate(node.outputs)]
+        self._names = [self._inputs[v] if v is not None else "" for v in node.inputs]
+        self._outputs = [f"o{n}" if _is_made(v) else "" for n, v in enumerate(node.outputs)]
         self._converted: onnx.ModelProto | None = None
 
     @property
@@ -78,6 +79,8 @@ class Island:
         Raises:
             NotConvertibleError: if onnx cannot, or the result cannot be trusted.
         """
+        if next(subgraphs(self.node), None) is not None:
+            raise NotConvertibleError("it has subgraphs")
         before = self._model()
         try:
             after = onnx.version_converter.convert_version(before, self._new)
@@ -116,25 +119,41 @@ class Island:
         node = self.node
         graph = ir.from_proto(self._converted).graph
         values = ir.convenience.create_value_mapping(graph)
-        for outer, name in self._inputs.items():
+        for name, outer in zip(self._names, node.inputs, strict=True):
             inner = values.get(name)
             for user, index in () if inner is None else inner.uses():
                 user.replace_input_with(index, outer)
             graph.initializers.pop(name, None)
         splicer.release(node)
         constants = splicer.constants(graph, node)
+        self._lift_constants(graph, splicer)
         found = [values[name] if name else None for name in self._outputs]
         results = [None if v is None else constants.get(v, v) for v in found]
         nodes = emptied(graph)
         main = next((v.producer() for v in results if v is not None), None)
         for inner_node in nodes:
-            inner_node.name = node.name if inner_node is main else ""
+            inner_node.name = ""
             inner_node.metadata_props.update(node.metadata_props)
             for value in inner_node.outputs:
                 value.shape = None
+        name, text = node.name, node.doc_string
+        splicer.splice(node, [Part(nodes, prefix=f"{label(node)}/")], results)
         if main is not None:
-            main.doc_string = node.doc_string
-        splicer.splice(node, [Part(nodes)], results)
+            main.name, main.doc_string = name, text
+
+    def _lift_constants(self, graph: ir.Graph, splicer: Splicer) -> None:
+        """Turns the Constant nodes of `graph` into constants around it, called after their use."""
+        for node in list(graph):
+            tensor = constant_tensor(node.outputs[0])
+            use = next(iter(node.outputs[0].uses()), None)
+            schema = None if use is None else schema_of(use.node.op_type, self._new)
+            if tensor is None or use is None or schema is None:
+                continue
+            what = schema.inputs[min(use.idx, len(schema.inputs) - 1)].name
+            name = splicer.fresh(f"{label(self.node)}/{what}")
+            new = add_constant(splicer.model, name, tensor, self.node)
+            node.outputs[0].replace_all_uses_with(new)
+            graph.remove(node, safe=True)
 
     def _model(self) -> onnx.ModelProto:
         inputs, held = [], []
@@ -159,8 +178,7 @@ class Island:
         proto.CopyFrom(ir.to_proto(self.node))
         proto.name, proto.doc_string, proto.domain = "", "", ""
         del proto.metadata_props[:], proto.input[:], proto.output[:]
-        names = [self._inputs[value] if value is not None else "" for value in self.node.inputs]
-        proto.input.extend(names)
+        proto.input.extend(self._names)
         proto.output.extend(self._outputs)
         return proto
 
@@ -197,6 +215,16 @@ class Island:
             raise NotConvertibleError("onnx's conversion loses an output")
         for problem in _forbidden_types(inferred.graph, self._new):
             raise NotConvertibleError(problem)
+
+
+def _is_made(value: ir.Value) -> bool:
+    """Whether a node is to make its output `value`: not the unused mask of a Dropout, the type of
+    which changed."""
+    if not value.name:
+        return False
+    node = value.producer()
+    needed = bool(value.uses()) or value.is_graph_output()
+    return needed or value.index() == 0 or node is None or node.op_type != "Dropout"
 
 
 def _context(opset: int) -> onnx.checker.C.CheckerContext:
