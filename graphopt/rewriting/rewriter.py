@@ -111,6 +111,11 @@ class Rewriter:
         """Whether `value` is an initializer that no caller can override, or a Constant node's."""
         return constant_tensor(value) is not None
 
+    def owns(self, node: ir.Node, index: int) -> bool:
+        """Whether nothing but `node` uses the constant input `index`: without it, it goes."""
+        value = node.inputs[index]
+        return value is not None and not value.is_graph_input() and sole_use(value) is node
+
     def array(self, value: ir.Value | None) -> np.ndarray | None:
         """The constant `value` of any size (ml_dtypes for what numpy lacks); None if it is none."""
         tensor = constant_tensor(value)
