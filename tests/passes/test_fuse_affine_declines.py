@@ -135,7 +135,10 @@ def test_a_variance_that_is_none(variance: float) -> None:
     [
         ("y = BatchNormalization (x, s, b, m, v)", "there is no node before it"),
         ("c = Relu (x) \n y = BatchNormalization (c, s, b, m, v)", "the Relu before it"),
-        ("c = Add (x, x) \n y = BatchNormalization (c, s, b, m, v)", "the Add before it cannot take it over"),
+        (
+            "c = Add (x, x) \n y = BatchNormalization (c, s, b, m, v)",
+            "the Add before it cannot take it over",
+        ),
     ],
 )
 def test_nothing_to_fuse_with(body: str, reason: str) -> None:
@@ -194,7 +197,10 @@ def test_custom_operators_of_known_names() -> None:
 
 
 def test_functions_of_known_names() -> None:
-    for name, note in (("Conv", "the Conv before it cannot take it over"), ("BatchNormalization", "")):
+    for name, note in (
+        ("Conv", "the Conv before it cannot take it over"),
+        ("BatchNormalization", ""),
+    ):
         inputs = "a, b" if name == "Conv" else "a, b, c, d, e"
         outcome = fuse(
             f"{head()} g ({IMAGE}) => (float[A, B, C, D] y) {{ {CONV} }} "

@@ -136,9 +136,7 @@ def scale_weight(
     return [Change(node, WEIGHT, data, host.base("scaled"))]
 
 
-def change_bias(
-    host: Host, scale: np.ndarray, shift: np.ndarray, at: Rewriter
-) -> list[Change]:
+def change_bias(host: Host, scale: np.ndarray, shift: np.ndarray, at: Rewriter) -> list[Change]:
     """The bias as scale * bias + shift, each [channels] or [1]. Not for a MatMul."""
     old = host.bias
     if old is None and not shift.any():

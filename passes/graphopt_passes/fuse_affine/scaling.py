@@ -43,15 +43,12 @@ class Layout:
     def peaks(self, weight: np.ndarray) -> np.ndarray:
         """The largest magnitude in each output channel; NaN where there is one."""
         lead, one, other, rest = self.view
-        found: np.ndarray
-        if self.outputs == 1:
-            rows = weight.reshape(lead, one, other * rest)
-            found = np.maximum(rows.max(axis=2, initial=0), -rows.min(axis=2, initial=0))
-        else:
-            rows = weight.reshape((*self.view[:2], other * rest))
-            found = np.maximum(rows.max(axis=1, initial=0), -rows.min(axis=1, initial=0))
-            found = found.reshape(lead, other, rest).max(axis=2, initial=0)
-        return np.asarray(found if self.grouped else found.max(axis=0, initial=0))
+        rows = weight.reshape(lead, one, other * rest)
+        axis = 3 - self.outputs
+        peaks = np.maximum(rows.max(axis=axis, initial=0), -rows.min(axis=axis, initial=0))
+        if self.outputs == 2:
+            peaks = peaks.reshape(lead, other, rest).max(axis=2, initial=0)
+        return np.asarray(peaks if self.grouped else peaks.max(axis=0, initial=0))
 
 
 def scaled(weight: np.ndarray, layout: Layout, factor: np.ndarray, axis: int) -> np.ndarray:
