@@ -102,7 +102,7 @@ def cast(exact: np.ndarray, dtype: np.dtype) -> np.ndarray:
         DeclinedError: if it is not finite there.
     """
     with np.errstate(all="ignore"):
-        rounded = exact.astype(dtype)
+        rounded = np.asarray(exact, dtype)  # of scalars, too
     if not np.isfinite(rounded).all():
         raise DeclinedError(f"the folded weights would not be finite in {dtype}")
     return rounded

@@ -126,7 +126,7 @@ def cast(exact: np.ndarray, dtype: np.dtype) -> np.ndarray:
         DeclinedError: if it is not finite there.
     """
     with np.errstate(all="ignore"):
-        rounded = exact.astype(dtype)
+        rounded = np.asarray(exact, dtype)
     if not np.isfinite(rounded).all():
         raise DeclinedError(f"the bias would not be finite in {dtype}")
     return rounded
