@@ -111,6 +111,11 @@ class Rewriter:
         """Whether `value` is an initializer that no caller can override, or a Constant node's."""
         return constant_tensor(value) is not None
 
+    def owns(self, node: ir.Node, index: int) -> bool:
+        """Whether nothing but `node` uses the constant input `index`: without it, it goes."""
+        value = node.inputs[index]
+        return value is not None and not value.is_graph_input() and sole_use(value) is node
+
     def array(self, value: ir.Value | None) -> np.ndarray | None:
         """The constant `value` of any size (ml_dtypes for what numpy lacks); None if it is none."""
         tensor = constant_tensor(value)
@@ -187,15 +192,31 @@ class Rewriter:
         Args:
             base: what its names begin with; the name of the first output of `before` if left out.
         """
+        return self.insert_many(before, op_type, inputs, attributes, base=base, outputs=1)[0]
+
+    def insert_many(
+        self,
+        before: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Attributes | None = None,
+        *,
+        base: str | None = None,
+        outputs: int,
+    ) -> Sequence[ir.Value]:
+        """`insert` for a node of several outputs."""
         graph = before.graph
         if graph is None:
             raise ValueError(f"node '{before.name}' is in no graph")
         name = self.fresh(base or f"{before.outputs[0].name}_{op_type.lower()}")
-        node = ir.Node("", op_type, inputs, ir.convenience.convert_attributes(attributes or {}))
+        given = ir.convenience.convert_attributes(attributes or {})
+        node = ir.Node("", op_type, inputs, given, num_outputs=outputs)
         node.name, node.outputs[0].name = name, name
+        for value in node.outputs[1:]:
+            value.name = self.fresh(name)
         graph.insert_before(before, node)
         self._touched(node)
-        return node.outputs[0]
+        return node.outputs
 
     def become(
         self,

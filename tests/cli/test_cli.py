@@ -81,7 +81,7 @@ def test_bad_pipelines(folder: Path) -> None:
     assert "column 1" in line
     assert "did you mean 'ratio'" in bad(folder, *optimize("--passes", "prune-channels{ratoi=1}"))
     assert "stands after" in bad(
-        folder, *optimize("--passes", "quantize,fuse-conv-bn", "--calib", "calib.npz")
+        folder, *optimize("--passes", "quantize,fuse-affine", "--calib", "calib.npz")
     )
     assert "exclude each other" in bad(
         folder, *optimize("--passes", "quantize", "--preset", "int8")
@@ -202,7 +202,7 @@ def test_inspect_for_people_and_scripts(folder: Path) -> None:
 
 def test_passes_lists_and_explains(folder: Path) -> None:
     listing = graphopt("passes", cwd=folder).stdout
-    for name in ("fold-constants", "eliminate-dead", "fuse-conv-bn", "prune-channels", "quantize"):
+    for name in ("fold-constants", "eliminate-dead", "fuse-affine", "prune-channels", "quantize"):
         assert name in listing
     assert "simplify" in listing
     assert "ratio" in graphopt("passes", "prune-channels", cwd=folder).stdout

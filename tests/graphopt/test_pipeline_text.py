@@ -107,7 +107,7 @@ def test_a_wrong_option_is_told_with_its_column(wrong: str, message: str) -> Non
     [
         "fold-constants",
         "repeat(fold-constants,eliminate-dead)",
-        "repeat{max=3}(fold-constants),fuse-conv-bn",
+        "repeat{max=3}(fold-constants),fuse-affine",
         "prune-channels{ratio=0.25},quantize",
         "graphsurgeon{function=package.module:function}",
     ],

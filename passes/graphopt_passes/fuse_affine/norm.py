@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.ir import constant_array, constant_tensor, is_standard
+from graphopt.rewriting import DeclinedError
+from graphopt_passes.fuse_affine.affine import FLOATS, Affine
+
+NORM = "BatchNormalization"
 
 # The default, which is a float32 like every float attribute.
 _EPSILON = float(np.float32(1e-5))
-
-
-class DeclinedError(Exception):
-    """A reason, in a sentence's half, not to fuse: it follows "kept: "."""
-
-
-@dataclass(frozen=True)
-class Affine:
-    """y = scale * x + shift along axis 1; both are float64 of shape [channels]."""
-
-    scale: np.ndarray
-    shift: np.ndarray
-
-    @property
-    def channels(self) -> int:
-        return int(self.scale.size)
 
 
 def affine_of(node: ir.Node, opset: int) -> Affine:
@@ -50,8 +36,6 @@ def affine_of(node: ir.Node, opset: int) -> Affine:
         raise DeclinedError("its variance plus epsilon is not positive")
     factor = scale.astype(np.float64) / np.sqrt(deviation)
     shift = bias.astype(np.float64) - mean.astype(np.float64) * factor
-    if not (np.isfinite(factor).all() and np.isfinite(shift).all()):
-        raise DeclinedError("its parameters are not finite")
     return Affine(factor, shift)
 
 
@@ -84,7 +68,7 @@ def parameter(value: ir.Value | None, what: str) -> np.ndarray:
         raise DeclinedError(f"{what} {_why_not_constant(value)}")
     if tensor.dtype == ir.DataType.BFLOAT16:
         raise DeclinedError(f"{what} is bfloat16: rounding it anew could cost 0.4% of each weight")
-    if tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
+    if tensor.dtype not in FLOATS:
         raise DeclinedError(f"{what} is of type {tensor.dtype.name.lower()}")
     array = constant_array(value)
     if array is None:
