@@ -20,6 +20,8 @@ from graphopt_passes.fuse_activations.algebra import (
     step,
 )
 
+CLIPS = ("Clip", "Max", "Min", "Relu")
+
 
 @dataclass(frozen=True)
 class Clipped:
@@ -32,7 +34,7 @@ class Clipped:
 
 def clipped(value: ir.Value | None, at: Rewriter) -> Clipped | None:
     """`value` as a Clip, whose limits are numbers, or as the same by Min, Max and Relu."""
-    node = at.producer(value, "Clip", "Min", "Max", "Relu")
+    node = at.producer(value, *CLIPS)
     if node is None:
         return None
     if node.op_type == "Clip":
@@ -114,7 +116,7 @@ def hard_sigmoid(node: ir.Node, at: Rewriter) -> bool:
     scale, value = 1.0, node.outputs[0]
     if node.op_type in ("Mul", "Div"):
         more = step(node, at)
-        if more is None or at.producer(more.value, "Clip", "Min", "Max") is None:
+        if more is None or at.producer(more.value, *CLIPS) is None:
             return False
         scale, value = more.scale, more.value
     line = _line(value, scale, at)
@@ -132,7 +134,7 @@ def hard_swish(node: ir.Node, at: Rewriter) -> bool:
     Before opset 14 there is none: then it is x * HardSigmoid(x).
     """
     for product in gated(node, at):
-        if at.producer(product.gate, "HardSigmoid", "Clip", "Min", "Max") is None:
+        if at.producer(product.gate, "HardSigmoid", *CLIPS) is None:
             continue
         line, dtype = _line(product.gate, product.scale, at, product.x), at.dtype(product.x)
         if line is None or line.value is not product.x or dtype not in TOLERANCE:

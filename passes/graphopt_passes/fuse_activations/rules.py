@@ -24,7 +24,7 @@ from graphopt_passes.fuse_activations.softmax import log_of_softmax, log_softmax
 RULES: tuple[Rule, ...] = (
     Rule("gelu", ("Mul", "Div"), gelu),
     Rule("gelu-by-tanh", ("Mul", "Div"), gelu_by_tanh),
-    Rule("hard-sigmoid", ("Clip", "Div", "Max", "Min", "Mul"), hard_sigmoid),
+    Rule("hard-sigmoid", ("Clip", "Div", "Max", "Min", "Mul", "Relu"), hard_sigmoid),
     Rule("hard-swish", ("Mul", "Div"), hard_swish),
     Rule("swish", ("Mul", "Div"), swish),
     Rule("mish", ("Mul", "Div"), mish),
