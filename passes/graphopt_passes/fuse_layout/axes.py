@@ -70,7 +70,8 @@ class Reduction:
                 return None
             return Reduction(node, node.op_type, dims, (axis % len(dims),), keepdims)
         axes = axes_of(node, at, len(dims))
-        if axes is None or (not axes and node.attributes.get_int("noop_with_empty_axes", 0)):
+        noop: int = node.attributes.get_int("noop_with_empty_axes", 0)
+        if axes is None or (not axes and noop):
             return None
         return Reduction(node, node.op_type, dims, axes or tuple(range(len(dims))), keepdims)
 

@@ -13,6 +13,7 @@ from graphopt_passes.fuse_layout.axes import adds, drops, ints, kept
 
 # A value with more users than this is not looked through.
 _MAX_USERS = 64
+_INTEGER_CONSTANTS = 9  # before that opset a Constant node is of floating-point numbers
 _END = 2**31 - 1  # and more: to the end, whatever the size
 
 
@@ -115,7 +116,7 @@ def _squeeze_of_selection(node: ir.Node, at: Rewriter) -> bool:
     axis, index = chosen
     if node.op_type != "Squeeze" and result[axis] != 1:
         return False
-    if not at.has_operator("Gather", 1):
+    if not at.has_operator("Gather", 1) or at.opset < _INTEGER_CONSTANTS:
         return False
     number = at.constant(np.array(index, np.int64), f"{node.outputs[0].name}_index", node)
     at.become(node, "Gather", [found.inputs[0], number], {"axis": axis})
@@ -154,7 +155,9 @@ def _unsqueeze_of_gather(node: ir.Node, at: Rewriter) -> bool:
     if found is None or not dims or index is None or index.shape != ():
         return False
     axis = _gather_axis(found, len(dims))
-    if axis is None or not adds(node, at, kept(dims, (axis,)), (axis,)):
+    if axis is None or at.opset < _INTEGER_CONSTANTS:
+        return False
+    if not adds(node, at, kept(dims, (axis,)), (axis,)):
         return False
     name = f"{node.outputs[0].name}_index"
     number = at.constant(index.reshape(1).astype(np.int64), name, node)
