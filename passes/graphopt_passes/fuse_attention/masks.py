@@ -1,0 +1,108 @@
+"""Masks of scores, and what Attention makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.rewriting import DeclinedError, Rewriter
+
+# Operators that only move what is in their first input.
+_MOVES = ("Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+_MAX_MOVES = 8
+
+
+@dataclass(frozen=True)
+class Mask:
+    value: ir.Value
+    """Added to the scores if of their type; or bool, True where a key counts."""
+    negated: bool = False
+    """Bool, and True where a key does not count."""
+    selects: bool = False
+    """Put in place of the scores by Where, not added to them."""
+    is_causal: bool = False
+
+
+def mask_of(node: ir.Node, index: int, at: Rewriter) -> Mask | None:
+    """The mask of an Add or Where whose input `index` are the scores."""
+    if node.op_type == "Add":
+        value = node.inputs[1 - index]
+        return None if value is None else _as_bool(Mask(value), at)
+    fill, condition = node.inputs[3 - index] if index else None, node.inputs[0]
+    if condition is None or not at.is_number(fill, -np.inf):
+        return None
+    if not at.keeps_shape(fill, node.inputs[index]):
+        return None
+    return Mask(condition, negated=index == 2, selects=True)
+
+
+def _as_bool(mask: Mask, at: Rewriter) -> Mask:
+    """Of Where(c, 0, -inf) the condition alone, since Attention does the same with it."""
+    node = at.producer(mask.value, "Where")
+    if node is None or node.inputs[0] is None:
+        return mask
+    if not at.is_number(node.inputs[1], 0) or not at.is_number(node.inputs[2], -np.inf):
+        return mask
+    same = at.dims(node.inputs[0]) == at.dims(mask.value) is not None
+    return Mask(node.inputs[0]) if same else mask
+
+
+def check(mask: Mask, scores: ir.Value, at: Rewriter, assume_regular: bool) -> Mask:
+    """`mask` as Attention can have it; raises DeclinedError if that would not be the same."""
+    rank = at.rank(mask.value)
+    if rank is None or not 2 <= rank <= 4:
+        raise DeclinedError("a mask for Attention has two to four dimensions")
+    if not assume_regular:
+        if not at.keeps_shape(mask.value, scores):
+            raise DeclinedError("the mask may be larger than the scores; see assume_regular")
+        if mask.selects:
+            raise DeclinedError("a score that is NaN is hidden here; see assume_regular")
+        if not _leaves_a_key(mask.value, at):
+            raise DeclinedError(
+                "the mask may hide all keys from a query, which gives NaN here and 0 in"
+                " Attention; see assume_regular"
+            )
+    return replace(mask, is_causal=_is_causal(mask, scores, at))
+
+
+def _leaves_a_key(value: ir.Value | None, at: Rewriter) -> bool:
+    """Whether no row of the mask `value` surely is -inf, or False, from end to end."""
+    array = at.array(value)
+    if array is not None:
+        shown = array if array.dtype == bool else array > -np.inf
+        return bool(shown.any(axis=-1).all())
+    return _is_finite(value, at)
+
+
+def _is_finite(value: ir.Value | None, at: Rewriter) -> bool:
+    """Whether no element of `value` can be -inf, as far as constants that are moved about tell."""
+    for _ in range(_MAX_MOVES):
+        node = at.producer(value, *_MOVES, "Where")
+        if node is None:
+            array = at.array(value)
+            return array is not None and array.dtype != bool and bool((array > -np.inf).all())
+        if node.op_type == "Where":
+            choices = [at.small(choice) for choice in node.inputs[1:]]
+            return all(c is not None and bool((c > -np.inf).all()) for c in choices)
+        value = node.inputs[0]
+    return False
+
+
+def _is_causal(mask: Mask, scores: ir.Value, at: Rewriter) -> bool:
+    """Whether the constant mask hides exactly the keys after each query, as many as queries."""
+    dims, shape = at.dims(mask.value), at.dims(scores)
+    if not dims or not shape or len(dims) < 2 or any(dim != 1 for dim in dims[:-2]):
+        return False
+    if dims[-2:] != shape[-2:] or dims[-1] != dims[-2]:
+        return False
+    array = at.array(mask.value)
+    if array is None:
+        return False
+    matrix = array.reshape(array.shape[-2:])
+    rows, columns = np.indices(matrix.shape)
+    lower = columns <= rows
+    if matrix.dtype == bool:
+        return bool((matrix == (lower != mask.negated)).all())
+    return bool((matrix == np.where(lower, 0.0, -np.inf)).all())
