@@ -13,6 +13,9 @@ from graphopt.rewriting import DeclinedError, Rewriter
 _MOVES = ("Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 _MAX_MOVES = 8
 
+# The sum of two elements above this is finite in every type.
+_SUMMABLE = -1e4
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -23,6 +26,8 @@ class Mask:
     selects: bool = False
     """Put in place of the scores by Where, not added to them."""
     is_causal: bool = False
+    other: ir.Value | None = None
+    """What is added as well."""
 
 
 def mask_of(node: ir.Node, index: int, at: Rewriter) -> Mask | None:
@@ -49,45 +54,58 @@ def _as_bool(mask: Mask, at: Rewriter) -> Mask:
     return Mask(node.inputs[0]) if same else mask
 
 
+def both(one: Mask, other: Mask) -> Mask | None:
+    """The sum of two masks that are added; None if one of them is not."""
+    if one.selects or other.selects or one.other is not None:
+        return None
+    return Mask(one.value, other=other.value)
+
+
 def check(mask: Mask, scores: ir.Value, at: Rewriter, assume_regular: bool) -> Mask:
     """`mask` as Attention can have it; raises DeclinedError if that would not be the same."""
-    rank = at.rank(mask.value)
-    if rank is None or not 2 <= rank <= 4:
-        raise DeclinedError("a mask for Attention has two to four dimensions")
-    if not assume_regular:
-        if not at.keeps_shape(mask.value, scores):
-            raise DeclinedError("the mask may be larger than the scores; see assume_regular")
-        if mask.selects:
-            raise DeclinedError("a score that is NaN is hidden here; see assume_regular")
-        if not _leaves_a_key(mask.value, at):
-            raise DeclinedError(
-                "the mask may hide all keys from a query, which gives NaN here and 0 in"
-                " Attention; see assume_regular"
-            )
-    return replace(mask, is_causal=_is_causal(mask, scores, at))
+    if mask.other is not None and at.dtype(mask.value) != at.dtype(mask.other):
+        raise DeclinedError("one mask is Boolean, the other is added")
+    for value in (mask.value,) if mask.other is None else (mask.value, mask.other):
+        rank = at.rank(value)
+        if rank is None or not 2 <= rank <= 4:
+            raise DeclinedError("a mask for Attention has two to four dimensions")
+        if not assume_regular:
+            _check_regular(mask, value, scores, at)
+    return replace(mask, is_causal=mask.other is None and _is_causal(mask, scores, at))
 
 
-def _leaves_a_key(value: ir.Value | None, at: Rewriter) -> bool:
-    """Whether no row of the mask `value` surely is -inf, or False, from end to end."""
-    array = at.array(value)
-    if array is not None:
-        shown = array if array.dtype == bool else array > -np.inf
-        return bool(shown.any(axis=-1).all())
-    return _is_finite(value, at)
+def _check_regular(mask: Mask, value: ir.Value, scores: ir.Value, at: Rewriter) -> None:
+    if not at.keeps_shape(value, scores):
+        raise DeclinedError("the mask may be larger than the scores; see assume_regular")
+    if mask.selects:
+        raise DeclinedError("a score that is NaN is hidden here; see assume_regular")
+    array = at.array(value) if mask.other is None else None
+    if array is None:
+        shown = _is_above(value, -np.inf if mask.other is None else _SUMMABLE, at)
+    else:
+        keys = array if array.dtype == bool else array > -np.inf
+        shown = bool(keys.any(axis=-1).all())
+    if not shown:
+        raise DeclinedError(
+            "the mask may hide all keys from a query, which gives NaN here and 0 in Attention;"
+            " see assume_regular"
+        )
 
 
-def _is_finite(value: ir.Value | None, at: Rewriter) -> bool:
-    """Whether no element of `value` can be -inf, as far as constants that are moved about tell."""
+def _is_above(value: ir.Value | None, least: float, at: Rewriter) -> bool:
+    """Whether all elements of `value` are above `least`, as constants that are moved about tell."""
     for _ in range(_MAX_MOVES):
         node = at.producer(value, *_MOVES, "Where")
         if node is None:
-            array = at.array(value)
-            return array is not None and array.dtype != bool and bool((array > -np.inf).all())
+            return _all_above(at.array(value), least)
         if node.op_type == "Where":
-            choices = [at.small(choice) for choice in node.inputs[1:]]
-            return all(c is not None and bool((c > -np.inf).all()) for c in choices)
+            return all(_all_above(at.small(choice), least) for choice in node.inputs[1:])
         value = node.inputs[0]
     return False
+
+
+def _all_above(array: np.ndarray | None, least: float) -> bool:
+    return array is not None and array.dtype != bool and bool((array > least).all())
 
 
 def _is_causal(mask: Mask, scores: ir.Value, at: Rewriter) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.rewriting import DeclinedError, Rewriter
-from graphopt_passes.fuse_attention.masks import Mask, check, mask_of
+from graphopt_passes.fuse_attention.masks import Mask, both, check, mask_of
 
 _DTYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+# Swin has two: the bias of relative positions, and what belongs to another window.
+_MAX_MASKS = 2
 
 
 @dataclass(frozen=True)
@@ -103,16 +106,24 @@ def _scores(found: _Probabilities, at: Rewriter) -> _Scores | None:
         if cast is None or found.precision == at.dtype(cast.inputs[0]):
             return None
         user = cast
-    masking = at.before(user, 0, "Add", "Where")
-    places = [(user, 0)] if masking is None else [(masking, i) for i in range(len(masking.inputs))]
-    for place in places:
-        (holder, index), scale = _unscaled(*place, at)
-        product = at.before(holder, index, "MatMul")
-        if product is None:
+    return _masked(user, 0, at, _MAX_MASKS)
+
+
+def _masked(node: ir.Node, index: int, at: Rewriter, masks: int) -> _Scores | None:
+    """The scores at input `index` of `node`, with at most so many masks."""
+    (holder, place), scale = _unscaled(node, index, at)
+    product = at.before(holder, place, "MatMul")
+    if product is not None:
+        return _Scores(product, scale, None)
+    masking = at.before(node, index, "Add", "Where") if masks else None
+    for side in range(0 if masking is None else len(masking.inputs)):
+        found = _masked(masking, side, at, masks - 1) if masking is not None else None
+        if found is None or masking is None:
             continue
-        mask = None if masking is None else mask_of(masking, place[1], at)
-        if masking is None or mask is not None:
-            return _Scores(product, scale, mask)
+        mask = mask_of(masking, side, at)
+        if mask is not None and found.mask is not None:
+            mask = both(found.mask, mask)
+        return None if mask is None else replace(found, mask=mask)
     return None
 
 
@@ -185,5 +196,12 @@ def _become(
     if mask is not None and mask.is_causal:
         attributes["is_causal"] = 1
     elif mask is not None:
-        inputs.append(at.insert(node, "Not", [mask.value]) if mask.negated else mask.value)
+        inputs.append(_input(mask, node, at))
     at.become(node, "Attention", inputs, attributes)
+
+
+def _input(mask: Mask, node: ir.Node, at: Rewriter) -> ir.Value:
+    """The mask as one value, made ahead of `node`."""
+    if mask.other is not None:
+        return at.insert(node, "Add", [mask.value, mask.other])
+    return at.insert(node, "Not", [mask.value]) if mask.negated else mask.value

@@ -1,7 +1,8 @@
-"""Expand and Tile ahead of operators that broadcast by themselves."""
+"""What operators that broadcast by themselves make superfluous: Expand, Tile, pairs of Reshapes."""
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.ir.facts import Dims
@@ -14,6 +15,8 @@ _BROADCASTING = (
     *("GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow"),
     *("Sub", "Sum", "Where", "Xor"),
 )
+
+_BINARY = ("Add", "And", "Div", "Max", "Min", "Mul", "Or", "Pow", "Sub", "Xor")
 
 
 def _broadcast_by_itself(node: ir.Node, at: Rewriter) -> bool:
@@ -72,7 +75,57 @@ def _gives(node: ir.Node, at: Rewriter, index: int, dims: Dims | None) -> bool:
     return broadcast([*shapes[:index], dims, *shapes[index + 1 :]]) == result
 
 
+def _binary_between_reshapes(node: ir.Node, at: Rewriter) -> bool:
+    """Axes of size 1 added, an operator with a constant, and the axes dropped again.
+
+    The constant is reshaped instead, which folding does once and for all.
+    """
+    binary = at.before(node, 0, *_BINARY)
+    if binary is None or len(binary.inputs) != 2 or at.opset < 8:
+        return False
+    index = 0 if at.is_constant(binary.inputs[1]) else 1
+    constant = binary.inputs[1 - index]
+    first = at.before(binary, index, "Reshape", "Unsqueeze")
+    if first is None or not at.is_constant(constant):
+        return False
+    outer, inner = at.dims(first.inputs[0]), at.dims(first.outputs[0])
+    if outer is None or inner is None or at.dims(node.outputs[0]) != outer:
+        return False
+    added = None if at.dims(binary.outputs[0]) != inner else _added(outer, inner)
+    shape = None if added is None else _without(at.dims(constant) or (), added, len(inner))
+    if shape is None:
+        return False
+    target = at.constant(np.array(shape, np.int64), f"{node.outputs[0].name}_shape", node)
+    moved = at.insert(node, "Reshape", [constant, target])
+    inputs = [first.inputs[0], moved]
+    at.become(node, binary.op_type, inputs if index == 0 else inputs[::-1])
+    return True
+
+
+def _added(outer: Dims, inner: Dims) -> set[int] | None:
+    """The axes of size 1 that `inner` has besides those of `outer`; None if it is not so."""
+    added: set[int] = set()
+    for axis, dim in enumerate(inner):
+        at_outer = axis - len(added)
+        if at_outer < len(outer) and outer[at_outer] == dim:
+            continue
+        if dim != 1:
+            return None
+        added.add(axis)
+    return added if added and len(inner) - len(added) == len(outer) else None
+
+
+def _without(dims: Dims, axes: set[int], rank: int) -> list[int] | None:
+    """The shape of a constant that is broadcast to `rank`, without `axes`, where it must be 1."""
+    missing = rank - len(dims)
+    if any(axis >= missing and dims[axis - missing] != 1 for axis in axes):
+        return None
+    rest = [dim for axis, dim in enumerate(dims, missing) if axis not in axes]
+    return [dim for dim in rest if isinstance(dim, int)]
+
+
 RULES = (
     Rule("expand-before-broadcast", _BROADCASTING, _broadcast_by_itself),
     Rule("expand-before-gather", _BROADCASTING, _gathered_by_itself),
+    Rule("binary-between-reshapes", ("Reshape", "Squeeze"), _binary_between_reshapes),
 )
