@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.ir.facts import Dims
 from graphopt.rewriting import DeclinedError, Rewriter
 
 # Operators that only move what is in their first input.
@@ -28,6 +31,8 @@ class Mask:
     is_causal: bool = False
     other: ir.Value | None = None
     """What is added as well."""
+    expanded: tuple[int, ...] = ()
+    """What the last two dimensions must first be expanded to."""
 
 
 def mask_of(node: ir.Node, index: int, at: Rewriter) -> Mask | None:
@@ -36,11 +41,15 @@ def mask_of(node: ir.Node, index: int, at: Rewriter) -> Mask | None:
         value = node.inputs[1 - index]
         return None if value is None else _as_bool(Mask(value), at)
     fill, condition = node.inputs[3 - index] if index else None, node.inputs[0]
-    if condition is None or not at.is_number(fill, -np.inf):
+    if condition is None or not _is_minus_infinity(fill, at):
         return None
     if not at.keeps_shape(fill, node.inputs[index]):
         return None
     return Mask(condition, negated=index == 2, selects=True)
+
+
+def _is_minus_infinity(value: ir.Value | None, at: Rewriter) -> bool:
+    return at.scalar(value) == -np.inf
 
 
 def _as_bool(mask: Mask, at: Rewriter) -> Mask:
@@ -48,7 +57,7 @@ def _as_bool(mask: Mask, at: Rewriter) -> Mask:
     node = at.producer(mask.value, "Where")
     if node is None or node.inputs[0] is None:
         return mask
-    if not at.is_number(node.inputs[1], 0) or not at.is_number(node.inputs[2], -np.inf):
+    if not at.is_number(node.inputs[1], 0) or not _is_minus_infinity(node.inputs[2], at):
         return mask
     same = at.dims(node.inputs[0]) == at.dims(mask.value) is not None
     return Mask(node.inputs[0]) if same else mask
@@ -65,13 +74,28 @@ def check(mask: Mask, scores: ir.Value, at: Rewriter, assume_regular: bool) -> M
     """`mask` as Attention can have it; raises DeclinedError if that would not be the same."""
     if mask.other is not None and at.dtype(mask.value) != at.dtype(mask.other):
         raise DeclinedError("one mask is Boolean, the other is added")
-    for value in (mask.value,) if mask.other is None else (mask.value, mask.other):
+    values = (mask.value,) if mask.other is None else (mask.value, mask.other)
+    for value in values:
         rank = at.rank(value)
         if rank is None or not 2 <= rank <= 4:
             raise DeclinedError("a mask for Attention has two to four dimensions")
         if not assume_regular:
             _check_regular(mask, value, scores, at)
-    return replace(mask, is_causal=mask.other is None and _is_causal(mask, scores, at))
+    if mask.other is None and _is_causal(mask, scores, at):
+        return replace(mask, is_causal=True)
+    return replace(mask, expanded=_expanded([at.dims(value) or () for value in values], scores, at))
+
+
+def _expanded(masks: Sequence[Dims], scores: ir.Value, at: Rewriter) -> tuple[int, ...]:
+    """What the mask must be expanded to: ONNX Runtime has a number for each query and key."""
+    wanted = (at.dims(scores) or ())[-2:]
+    columns = zip(*(dims[-2:] for dims in masks), strict=True)
+    if all(any(d == w or d != 1 for d in c) for c, w in zip(columns, wanted, strict=True)):
+        return ()
+    known = tuple(dim for dim in wanted if isinstance(dim, int))
+    if len(known) != 2:
+        raise DeclinedError("ONNX Runtime wants a mask with all queries and keys, not one for all")
+    return known
 
 
 def _check_regular(mask: Mask, value: ir.Value, scores: ir.Value, at: Rewriter) -> None:
@@ -81,19 +105,27 @@ def _check_regular(mask: Mask, value: ir.Value, scores: ir.Value, at: Rewriter) 
         raise DeclinedError("a score that is NaN is hidden here; see assume_regular")
     array = at.array(value) if mask.other is None else None
     if array is None:
-        shown = _is_above(value, -np.inf if mask.other is None else _SUMMABLE, at)
+        shown = _is_above(value, None if mask.other is None else _SUMMABLE, at)
     else:
-        keys = array if array.dtype == bool else array > -np.inf
+        keys = array if array.dtype == bool else array > _lowest(array)
         shown = bool(keys.any(axis=-1).all())
     if not shown:
         raise DeclinedError(
-            "the mask may hide all keys from a query, which gives NaN here and 0 in Attention;"
+            "the mask may hide all keys from a query, which gives 0 in Attention and not here;"
             " see assume_regular"
         )
 
 
-def _is_above(value: ir.Value | None, least: float, at: Rewriter) -> bool:
-    """Whether all elements of `value` are above `least`, as constants that are moved about tell."""
+def _lowest(array: np.ndarray) -> float:
+    """The lowest number of a floating-point type, which ONNX Runtime takes for -inf."""
+    return float(ml_dtypes.finfo(array.dtype).min)
+
+
+def _is_above(value: ir.Value | None, least: float | None, at: Rewriter) -> bool:
+    """Whether all elements of `value` are above `least`, as constants that are moved about tell.
+
+    Above the lowest number if `least` is None.
+    """
     for _ in range(_MAX_MOVES):
         node = at.producer(value, *_MOVES, "Where")
         if node is None:
@@ -104,8 +136,10 @@ def _is_above(value: ir.Value | None, least: float, at: Rewriter) -> bool:
     return False
 
 
-def _all_above(array: np.ndarray | None, least: float) -> bool:
-    return array is not None and array.dtype != bool and bool((array > least).all())
+def _all_above(array: np.ndarray | None, least: float | None) -> bool:
+    if array is None or array.dtype == bool:
+        return False
+    return bool((array > (_lowest(array) if least is None else least)).all())
 
 
 def _is_causal(mask: Mask, scores: ir.Value, at: Rewriter) -> bool:

@@ -202,6 +202,12 @@ def _become(
 
 def _input(mask: Mask, node: ir.Node, at: Rewriter) -> ir.Value:
     """The mask as one value, made ahead of `node`."""
+    value = mask.value
     if mask.other is not None:
-        return at.insert(node, "Add", [mask.value, mask.other])
-    return at.insert(node, "Not", [mask.value]) if mask.negated else mask.value
+        value = at.insert(node, "Add", [value, mask.other])
+    if mask.negated:
+        value = at.insert(node, "Not", [value])
+    if mask.expanded:
+        shape = at.constant(np.array(mask.expanded, np.int64), f"{value.name}_shape", node)
+        value = at.insert(node, "Expand", [value, shape])
+    return value
