@@ -239,6 +239,36 @@ class Rewriter:
         self._touched(node)
         return node.outputs
 
+    def insert_behind(
+        self,
+        value: ir.Value,
+        graph: ir.Graph | ir.Function,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Attributes | None = None,
+        *,
+        outputs: int = 1,
+    ) -> Sequence[ir.Value]:
+        """The outputs of a new node as early in `graph` as `value` is there.
+
+        That is right behind the node that makes it, or at the start of the graph. Of the `inputs`
+        none may be made later than `value`. The names begin with that of `value`.
+        """
+        node = ir.Node(
+            *("", op_type, inputs, ir.convenience.convert_attributes(attributes or {})),
+            num_outputs=outputs,
+        )
+        node.name = self.fresh(f"{value.name}_{op_type.lower()}")
+        for number, output in enumerate(node.outputs):
+            output.name = node.name if outputs == 1 else self.fresh(f"{node.name}_{number}")
+        producer = value.producer()
+        if producer is not None and producer.graph is graph:
+            graph.insert_after(producer, node)
+        else:
+            graph.insert_before(graph[0], node)
+        self._touched(node)
+        return node.outputs
+
     def become(
         self,
         node: ir.Node,
