@@ -11,19 +11,12 @@ import onnx_ir as ir
 from graphopt.errors import GraphoptError
 from graphopt.ir.query import DEFAULT_DOMAINS, default_opset
 from graphopt.ir.views import model_view, node_view, value_view, with_parts
-from graphopt.ir.weights import WITHOUT_BYTES, Span
+from graphopt.ir.weights import WITHOUT_BYTES, Span, may_be_shape
 
 LeftOut: TypeAlias = "Callable[[onnx.TensorProto], Span | None]"
 
 # Small initializers stay: shape inference reads shapes, axes and the like from them.
 SMALL_TENSOR_BYTES = 1024
-# Constants of these types may be sizes, those of the parts that a Split makes for example, or
-# cannot be left out.
-_OF_CONSEQUENCE = (
-    ir.DataType.INT32,
-    ir.DataType.INT64,
-    *WITHOUT_BYTES,
-)
 # From here on a Constant can be a sparse tensor: zeros of any shape in a few bytes.
 SPARSE_CONSTANTS_OPSET = 11
 
@@ -71,7 +64,7 @@ def skeleton_of_model(model: ir.Model) -> onnx.ModelProto:
         tensor = value.const_value
         if value in inputs and tensor is not None:
             continue  # a default that a caller may override: its data proves nothing
-        if tensor is not None and tensor.nbytes > SMALL_TENSOR_BYTES:
+        if tensor is not None and _is_large(tensor):
             shape, type_ = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
             added.append(ir.Value(name=value.name, shape=shape, type=type_))
         else:
@@ -93,10 +86,16 @@ def skeleton_of_model(model: ir.Model) -> onnx.ModelProto:
 
 def _elsewhere(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
     """A reference in the place of a tensor that is to become zeros."""
-    if tensor.dtype in WITHOUT_BYTES or tensor.nbytes <= SMALL_TENSOR_BYTES:
+    if not _is_large(tensor):
         return _in_memory(tensor)
     shape = ir.Shape(tensor.shape.numpy())
     return ir.ExternalTensor("", None, None, tensor.dtype, shape=shape, name=tensor.name or "")
+
+
+def _is_large(tensor: ir.TensorProtocol) -> bool:
+    if tensor.dtype in WITHOUT_BYTES or may_be_shape(tensor):
+        return False
+    return tensor.nbytes > SMALL_TENSOR_BYTES
 
 
 def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
@@ -115,7 +114,7 @@ def _is_large_constant(node: ir.Node) -> bool:
     if attribute.type != ir.AttributeType.TENSOR:
         return False
     tensor = attribute.as_tensor()
-    return tensor.dtype not in _OF_CONSEQUENCE and tensor.nbytes > SMALL_TENSOR_BYTES
+    return _is_large(tensor)
 
 
 def _make_zeros(attribute: onnx.AttributeProto) -> None:

@@ -16,12 +16,12 @@ import onnx_ir as ir
 from graphopt.errors import GraphoptError
 from graphopt.ir.external import external_tensors, weight_bytes
 from graphopt.ir.serialized import serialize, write_tensor
-from graphopt.ir.weights import WITHOUT_BYTES, DataFileTensor
+from graphopt.ir.weights import WITHOUT_BYTES, DataFileTensor, may_be_shape
 from graphopt.ir.wire import LARGEST_MESSAGE_BYTES
 
 # protobuf refuses a message of 2 GiB; the graph beside the weights needs room too.
 EMBEDDED_LIMIT_BYTES = 2**31 - 2**26
-# Smaller weights stay inside when the others go out: shape inference reads shapes and axes there.
+# Smaller weights stay inside when the others go out, as onnx_ir has it.
 EXTERNAL_ABOVE_BYTES = 256
 
 
@@ -82,8 +82,10 @@ class _DataFile:
         self._size = 0
 
     def put(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
-        """`tensor` as it is in this file; None if it is too small to be worth it."""
-        if tensor.dtype in WITHOUT_BYTES or tensor.nbytes <= EXTERNAL_ABOVE_BYTES:
+        """`tensor` as it is in this file; None if it stays inside."""
+        if tensor.dtype in WITHOUT_BYTES or may_be_shape(tensor):
+            return None
+        if tensor.nbytes <= EXTERNAL_ABOVE_BYTES:
             return None
         placed = ir.ExternalTensor(
             self.name,

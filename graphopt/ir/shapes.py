@@ -73,12 +73,11 @@ def forget_shapes(graph: ir.Graph) -> None:
 
 def _merge(value: ir.Value, stated: onnx.TypeProto) -> None:
     try:
-        type_ = ir.serde.deserialize_type_proto_for_type(stated)
+        if value.type is None:
+            value.type = ir.serde.deserialize_type_proto_for_type(stated)
         shape = ir.serde.deserialize_type_proto_for_shape(stated)
     except ir.serde.SerdeError:
         return  # a map, for which onnx_ir has no type
-    if value.type is None:
-        value.type = type_
     if shape is None:
         return
     if value.shape is None:

@@ -21,9 +21,19 @@ Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 # Strings are in a field of their own, and nothing is known of the other.
 WITHOUT_BYTES = (ir.DataType.STRING, ir.DataType.UNDEFINED)
 
+# What may be a shape, axes or the sizes of the parts of a Split, which shape inference reads: in
+# onnx and in ONNX Runtime, it does not read them from a file beside the model.
+_SHAPE_TYPES = (ir.DataType.INT32, ir.DataType.INT64)
+_LARGEST_SHAPE_BYTES = 1 << 16
+
 CHUNK_BYTES = 1 << 20
 # The kernel copies at most 2 GiB less a page in one call.
 _KERNEL_COPY_BYTES = 1 << 30
+
+
+def may_be_shape(tensor: ir.TensorProtocol) -> bool:
+    """Whether the elements of `tensor` may be sizes, so that it has to stay inside the model."""
+    return tensor.dtype in _SHAPE_TYPES and tensor.nbytes <= _LARGEST_SHAPE_BYTES
 
 
 class WeightFile:
@@ -224,6 +234,9 @@ class FileTensor(ir.serde.TensorProtoTensor):
         whole.raw_data = self.tobytes()
         return whole
 
+    def __array__(self, dtype: Any = None) -> np.ndarray[Any, Any]:
+        return np.asarray(self.numpy(), dtype)
+
     def numpy(self) -> np.ndarray[Any, Any]:
         return self.span.array(self.dtype, self.shape)
 
@@ -266,7 +279,7 @@ class DataFileTensor(ir.ExternalTensor):
         return self.span.array(self.dtype, self.shape)
 
     def __array__(self, dtype: Any = None) -> np.ndarray[Any, Any]:
-        return self.numpy().__array__(dtype)
+        return np.asarray(self.numpy(), dtype)
 
     def tobytes(self) -> bytes:
         return self.span.read().tobytes()

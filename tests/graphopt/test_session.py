@@ -102,3 +102,28 @@ def test_what_onnx_runtime_refuses_is_one_line() -> None:
         g (float[n, 4] x) => (float[n, 4] y) { y = mine.Unknown (x) }"""
     with pytest.raises(graphopt.GraphoptError, match="ONNX Runtime cannot run the model"):
         Session(ir.from_proto(proto(text)))
+
+
+def test_the_sizes_of_many_parts_stay_where_shape_inference_reads_them(tmp_path: Path) -> None:
+    parts = [f"p{number}" for number in range(1000)]
+    split = onnx.helper.make_node("Split", ["x", "sizes"], parts, axis=1)
+    last = onnx.helper.make_node("Identity", [parts[-1]], ["y"])
+    floats = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [split, last],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", floats, [3, 1000])],
+        [onnx.helper.make_tensor_value_info("y", floats, [3, 1])],
+        [onnx.numpy_helper.from_array(np.ones(1000, np.int64), "sizes")],
+    )
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), tmp_path / "m.onnx"
+    )
+    loaded = graphopt.load(tmp_path / "m.onnx")
+    assert output(loaded) == X[:, -1:].tobytes()
+    graphopt.save(loaded, tmp_path / "out.onnx", external_data=True)
+    direct = session_module.ort.InferenceSession(str(tmp_path / "out.onnx"))
+    assert direct.run(None, {"x": X})[0].tobytes() == X[:, -1:].tobytes()
+    graphopt.ir.infer_shapes(loaded)
+    assert graphopt.ir.static_shape(loaded.graph[0].outputs[7]) == (3, 1)
