@@ -16,7 +16,7 @@ from graphopt.pipeline.base import PassContext, PassResult
 from graphopt_passes.eliminate_dead.noops import Types
 from graphopt_passes.inline.splice import Splicer
 from graphopt_passes.set_opset.island import Island, NotConvertibleError
-from graphopt_passes.set_opset.operators import changes, is_widened, refusal
+from graphopt_passes.set_opset.operators import changes, idle_attributes, is_widened, refusal
 
 OLDEST = 7
 
@@ -79,6 +79,7 @@ def _convert(model: ir.Model, context: PassContext, old: int, new: int) -> Count
     """
     facts, types = context.analyses.facts(model), Types(model)
     islands: list[Island] = []
+    widened: list[ir.Node] = []
     unchanged: set[Hashable] = set()
     problems: dict[str, str] = {}
     for node in nodes_of(model):
@@ -89,7 +90,10 @@ def _convert(model: ir.Model, context: PassContext, old: int, new: int) -> Count
             reason = refusal(node, facts, old, new)
             if reason is not None:
                 raise NotConvertibleError(reason)
-            if is_widened(node, old, new) or island.key in unchanged:
+            if is_widened(node, old, new):
+                widened.append(node)
+                continue
+            if island.key in unchanged:
                 continue
             island.convert()
         except NotConvertibleError as error:
@@ -104,8 +108,11 @@ def _convert(model: ir.Model, context: PassContext, old: int, new: int) -> Count
             f"cannot convert from opset {old} to {new}: {'; '.join(problems.values())}",
             fix="choose another opset",
         )
-    splicer = Splicer(model)
     counts: Counter[str] = Counter()
+    for node in widened:
+        for name in idle_attributes(node, old, new):
+            del node.attributes[name]
+    splicer = Splicer(model)
     for island in islands:
         island.splice(splicer)
         counts[island.node.op_type] += 1

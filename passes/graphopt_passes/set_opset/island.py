@@ -50,6 +50,8 @@ class Island:
         self._names = [self._inputs[v] if v is not None else "" for v in node.inputs]
         self._outputs = [f"o{n}" if _is_made(v) else "" for n, v in enumerate(node.outputs)]
         self._converted: onnx.ModelProto | None = None
+        self._untyped: str | None = None
+        """The name of a value of unknown type."""
 
     @property
     def key(self) -> Hashable:
@@ -88,6 +90,9 @@ class Island:
             raise NotConvertibleError(_reason(error)) from None
         self._check(before, after)
         self._converted = after
+        if self._untyped and not (self.is_unchanged and self._new > self._old):
+            # A node that is the same for floats is for all types: those only become more.
+            raise NotConvertibleError(f"the type of '{self._untyped}' is not known")
 
     @property
     def is_unchanged(self) -> bool:
@@ -136,10 +141,10 @@ class Island:
             inner_node.metadata_props.update(node.metadata_props)
             for value in inner_node.outputs:
                 value.shape = None
-        name, text = node.name, node.doc_string
+        own_name, text = node.name, node.doc_string
         splicer.splice(node, [Part(nodes, prefix=f"{label(node)}/")], results)
         if main is not None:
-            main.name, main.doc_string = name, text
+            main.name, main.doc_string = own_name, text
 
     def _lift_constants(self, graph: ir.Graph, splicer: Splicer) -> None:
         """Turns the Constant nodes of `graph` into constants around it, called after their use."""
@@ -150,8 +155,8 @@ class Island:
             if tensor is None or use is None or schema is None:
                 continue
             what = schema.inputs[min(use.idx, len(schema.inputs) - 1)].name
-            name = splicer.fresh(f"{label(self.node)}/{what}")
-            new = add_constant(splicer.model, name, tensor, self.node)
+            fresh = splicer.fresh(f"{label(self.node)}/{what}")
+            new = add_constant(splicer.model, fresh, tensor, self.node)
             node.outputs[0].replace_all_uses_with(new)
             graph.remove(node, safe=True)
 
@@ -187,7 +192,8 @@ class Island:
             raise NotConvertibleError("it deals with other values than tensors")
         dtype = self._facts.dtype(value) or self._types.of(value)
         if dtype is None:
-            raise NotConvertibleError(f"the type of '{value.name}' is not known")
+            self._untyped = self._untyped or value.name
+            return 0 if value in self.node.outputs else int(ir.DataType.FLOAT)
         return int(dtype)
 
     def _info(self, value: ir.Value, name: str) -> onnx.ValueInfoProto:

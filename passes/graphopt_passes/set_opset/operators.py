@@ -9,19 +9,21 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.ir.facts import Facts
+from graphopt.ir.structure import attribute_key
 
-# Since the opset that comes with each, all that changed is which types it allows. They have
-# subgraphs, or deal with sequences and optionals, which onnx's converter does not take.
+# Since the opset that comes with each, all that changed is which types it takes, and attributes
+# that by default do nothing. The first lines have subgraphs, or deal with sequences and optionals,
+# which onnx's converter does not take; for the others it has no way back.
 _WIDENED = {
-    "If": 1,
-    "Loop": 1,
-    "Scan": 9,
-    "Identity": 1,
-    "SplitToSequence": 11,
-    "Optional": 15,
-    "OptionalGetElement": 15,
-    "OptionalHasElement": 15,
+    **{"If": 1, "Loop": 1, "Scan": 9, "Identity": 1, "SplitToSequence": 11, "Optional": 15},
+    **{"OptionalGetElement": 15, "OptionalHasElement": 15},
+    **{"Add": 7, "Sub": 7, "Mul": 7, "Div": 7, "Relu": 6, "PRelu": 9, "LeakyRelu": 6, "Pow": 12},
+    **{"Where": 9, "CumSum": 11, "GreaterOrEqual": 12, "LessOrEqual": 12, "Reshape": 5},
+    **{"Shape": 1, "Size": 1, "Transpose": 1, "ConstantOfShape": 9, "GlobalMaxPool": 1},
 }
+
+# An optional output of Attention, which opset 24 defines otherwise: after the mask.
+_ATTENTION_SCORES = 3
 
 
 @cache
@@ -47,12 +49,20 @@ def is_widened(node: ir.Node, old: int, new: int) -> bool:
 
 
 def refusal(node: ir.Node, facts: Facts, old: int, new: int) -> str | None:
-    """Why `node` must not be given to onnx's converter, if so."""
+    """Why `node` must not be converted, or not by onnx's converter, if so."""
+    crosses = min(old, new) < 24 <= max(old, new)
+    if crosses and node.op_type == "Attention" and any(_names(node)[_ATTENTION_SCORES:]):
+        return "opset 24 defines its output 'qk_matmul_output' otherwise"
     schema = schema_of(node.op_type, new)
     if schema is None or not is_widened(node, old, new):
         return None
+    unknown = [name for name in node.attributes if name not in schema.attributes]
+    idle = idle_attributes(node, old, new)
+    for name in unknown:
+        if name not in idle:
+            return f"that of opset {new} has no attribute '{name}'"
     allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
-    formal = (*zip_formal(node.inputs, schema.inputs), *zip_formal(node.outputs, schema.outputs))
+    formal = (*_formal(node.inputs, schema.inputs), *_formal(node.outputs, schema.outputs))
     for value, kind in formal:
         text = _type_text(value, facts)
         if text is not None and text not in allowed.get(kind, [kind]):
@@ -60,7 +70,27 @@ def refusal(node: ir.Node, facts: Facts, old: int, new: int) -> str | None:
     return None
 
 
-def zip_formal(
+def _names(node: ir.Node) -> list[str]:
+    return [value.name or "" for value in node.outputs]
+
+
+def idle_attributes(node: ir.Node, old: int, new: int) -> list[str]:
+    """The attributes of `node` that opset `new` does not have, and that say what is the default."""
+    before, after = schema_of(node.op_type, old), schema_of(node.op_type, new)
+    if before is None or after is None:
+        return []
+    found = []
+    for name, attribute in node.attributes.items():
+        declared = before.attributes.get(name)
+        if name in after.attributes or declared is None or not declared.default_value.type:
+            continue
+        default = ir.serde.deserialize_attribute(declared.default_value)
+        if attribute_key(attribute) == attribute_key(default):
+            found.append(name)
+    return found
+
+
+def _formal(
     values: Sequence[ir.Value | None], formals: Sequence[onnx.defs.OpSchema.FormalParameter]
 ) -> Iterator[tuple[ir.Value, str]]:
     """Each value with the type, or the variable for types, that the schema says."""
