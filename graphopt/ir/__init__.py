@@ -7,6 +7,7 @@ from graphopt.ir.edit import (
     add_constant,
     add_initializer,
     drop_unused_initializer,
+    remove_node,
     take_over,
 )
 from graphopt.ir.external import weight_bytes
@@ -53,6 +54,7 @@ __all__ = [
     "model_files",
     "nodes_of",
     "rank",
+    "remove_node",
     "replaced_operators",
     "save",
     "sha256",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.ir.query import nodes_of
+from graphopt.ir.query import nodes_of, subgraphs
 
 # The first IR version in which an initializer need not be a graph input as well.
 INITIALIZERS_WITHOUT_INPUTS = 4
@@ -119,3 +119,18 @@ def take_over(old: ir.Value, new: ir.Value) -> bool:
         return True
     old.replace_all_uses_with(new)
     return True
+
+
+def remove_node(node: ir.Node) -> None:
+    """Removes `node`, whose outputs nothing uses, with all uses that its subgraphs make of values.
+
+    `onnx_ir.Graph.remove` leaves those, and a value would go on to look used.
+    """
+    if node.graph is None:
+        raise ValueError(f"node '{node.name}' is in no graph")
+    node.graph.remove(node, safe=True)
+    for graph in subgraphs(node):
+        for inner in ir.traversal.RecursiveGraphIterator(graph):
+            for index, value in enumerate(inner.inputs):
+                if value is not None:
+                    inner.replace_input_with(index, None)

@@ -60,8 +60,9 @@ def _attribute_tensor(name: str, attribute: ir.Attr) -> ir.TensorProtocol | None
     """
     if attribute.is_ref():
         return None
-    if name == "value":
-        return attribute.as_tensor()
+    if name == "value":  # not `as_tensor`, whose check against a Protocol takes 100 us
+        tensor: ir.TensorProtocol = attribute.value
+        return tensor
     if name in ("value_int", "value_ints"):
         return ir.tensor(np.array(attribute.value, dtype=np.int64))
     if name in ("value_float", "value_floats"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,8 +71,12 @@ def run(
     instruments: Sequence[Instrument] = (),
     *,
     any_order: bool = False,
+    reload: Callable[[], ir.Model] | None = None,
 ) -> RunResult:
     """Runs `pipeline` over a copy of `model` that shares its weights; `model` is not changed.
+
+    Args:
+        reload: gives `model` once more. With it no copy is made: `model` itself is changed.
 
     Raises:
         GraphoptError: before anything runs, if the order of stages goes back (unless
@@ -82,14 +86,16 @@ def run(
         check_order(pipeline)
     check_needs(pipeline, context)
     runner = _Runner(context, instruments)
-    copy = model.clone()
+    copy = model if reload else model.clone()
     for instrument in instruments:
         instrument.start(copy)
     copy = runner.steps(pipeline.steps, copy)
     try:
         runner.check(copy)
     except GraphoptError:
-        _Runner(context, (), check_each=True).steps(pipeline.steps, model.clone())
+        context.analyses.forget()
+        again = reload() if reload else model.clone()
+        _Runner(context, (), check_each=True).steps(pipeline.steps, again)
         raise  # not reached unless a pass is not deterministic
     for instrument in instruments:
         instrument.end(copy)
@@ -129,6 +135,8 @@ class _Runner:
         self._check_each = check_each
         self._unchecked: list[str] = []
         self._version = 0
+        self._nodes: int | None = None
+        """How many nodes the model has by now, if that has been counted."""
         self._settled: dict[Pass, int] = {}
         """Exact passes, and the version of the model on which each has found nothing to do."""
         self.records: list[StepRecord] = []
@@ -156,7 +164,7 @@ class _Runner:
             self.check(model)
         for instrument in self._instruments:
             instrument.before(step, model)
-        nodes_before = count_nodes(model)
+        nodes_before = count_nodes(model) if self._nodes is None else self._nodes
         try:
             result = step.run(model, self._context)
         except GraphoptError as error:
@@ -173,7 +181,8 @@ class _Runner:
         if step.effect is Effect.EXACT and not result.modified:
             self._settled[step] = self._version
         check_invariants(step, result.model, step.ensures, "after")
-        self.records.append(_record(step, result, nodes_before))
+        self._nodes = count_nodes(result.model) if result.modified else nodes_before
+        self.records.append(_record(step, result, nodes_before, self._nodes))
         for instrument in self._instruments:
             instrument.after(step, result)
         return result.model
@@ -187,7 +196,7 @@ class _Runner:
             self._unchecked.clear()
 
 
-def _record(step: Pass, result: PassResult, nodes_before: int) -> StepRecord:
+def _record(step: Pass, result: PassResult, nodes_before: int, nodes_after: int) -> StepRecord:
     return StepRecord(
         step=step,
         modified=result.modified,
@@ -196,5 +205,5 @@ def _record(step: Pass, result: PassResult, nodes_before: int) -> StepRecord:
         declined=tuple(result.declined),
         details=dict(result.details),
         nodes_before=nodes_before,
-        nodes_after=count_nodes(result.model) if result.modified else nodes_before,
+        nodes_after=nodes_after,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from graphopt.ir import (
     take_over,
 )
 from graphopt.ir.facts import Dims, Facts
+from graphopt.ir.query import DEFAULT_DOMAINS
 from graphopt.pipeline.base import PassContext
+from graphopt.rewriting.rule import DeclinedError
 
 Attributes = Mapping[str, Any]
 
@@ -43,6 +46,7 @@ class Rewriter:
         self.context = context
         self.facts: Facts = context.analyses.facts(model)
         self.opset = self.facts.opset
+        self._oldest = _oldest_opset(model, self.opset)
         self._replaced = replaced_operators(model)
         self._touched = touched
         self._names: Names | None = None
@@ -53,10 +57,27 @@ class Rewriter:
         """Whether the model may use `op_type`, which came in opset `since`, and the target wants
         it."""
         return (
-            self.opset >= since
+            self._oldest >= since
             and op_type not in self._replaced
             and op_type not in self.context.target.unwanted_operators
         )
+
+    def require_operator(self, op_type: str, since: int, dtype: ir.DataType | None) -> None:
+        """Raises DeclinedError, with the reason, unless `has_operator` and it takes a first input
+        of `dtype`."""
+        if self._oldest < since:
+            raise DeclinedError(
+                f"{op_type} needs opset {since} (the model has {self._oldest}): "
+                f"run set-opset{{version={since}}} first"
+            )
+        if op_type in self._replaced:
+            raise DeclinedError(f"the model has a function of its own that is called {op_type}")
+        if op_type in self.context.target.unwanted_operators:
+            raise DeclinedError(f"the target '{self.context.target.name}' does not want {op_type}")
+        if dtype is None or f"tensor({_type_name(dtype)})" not in _input_types(op_type, self.opset):
+            raise DeclinedError(
+                f"{op_type} of opset {self.opset} does not take {_type_name(dtype)}"
+            )
 
     def is_op(self, node: ir.Node | None, *op_types: str) -> bool:
         """Whether `node` is one of `op_types` as ONNX defines them."""
@@ -218,6 +239,36 @@ class Rewriter:
         self._touched(node)
         return node.outputs
 
+    def insert_behind(
+        self,
+        value: ir.Value,
+        graph: ir.Graph | ir.Function,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Attributes | None = None,
+        *,
+        outputs: int = 1,
+    ) -> Sequence[ir.Value]:
+        """The outputs of a new node as early in `graph` as `value` is there.
+
+        That is right behind the node that makes it, or at the start of the graph. Of the `inputs`
+        none may be made later than `value`. The names begin with that of `value`.
+        """
+        node = ir.Node(
+            *("", op_type, inputs, ir.convenience.convert_attributes(attributes or {})),
+            num_outputs=outputs,
+        )
+        node.name = self.fresh(f"{value.name}_{op_type.lower()}")
+        for number, output in enumerate(node.outputs):
+            output.name = node.name if outputs == 1 else self.fresh(f"{node.name}_{number}")
+        producer = value.producer()
+        if producer is not None and producer.graph is graph:
+            graph.insert_after(producer, node)
+        else:
+            graph.insert_before(graph[0], node)
+        self._touched(node)
+        return node.outputs
+
     def become(
         self,
         node: ir.Node,
@@ -326,3 +377,20 @@ class Rewriter:
                 producer = None if value is None else value.producer()
                 if producer is not None:
                     self._touched(producer)
+
+
+def _oldest_opset(model: ir.Model, opset: int) -> int:
+    """The least opset that the model or a function of it imports."""
+    imports = (function.opset_imports for function in model.functions.values())
+    return min([opset, *(v for i in imports for d, v in i.items() if d in DEFAULT_DOMAINS)])
+
+
+def _type_name(dtype: ir.DataType | None) -> str:
+    return "unknown types" if dtype is None else dtype.name.lower()
+
+
+@cache
+def _input_types(op_type: str, opset: int) -> frozenset[str]:
+    """The types that the first input of an operator of the default domain may have."""
+    schema = onnx.defs.get_schema(op_type, opset)
+    return frozenset(schema.inputs[0].types)

@@ -179,7 +179,7 @@ def _constant_of_shape(op: Operation) -> Fact | None:
     if items is None or op.dims(0) == ():
         return None
     value = op.node.attributes.get("value")
-    dtype = ir.DataType.FLOAT if value is None else value.as_tensor().dtype
+    dtype = ir.DataType.FLOAT if value is None else value.value.dtype
     name = _name(op)
     return Fact(
         dtype,

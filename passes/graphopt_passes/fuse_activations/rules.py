@@ -3,5 +3,40 @@
 from __future__ import annotations
 
 from graphopt.rewriting import Rule
+from graphopt_passes.fuse_activations.gelu import gelu, gelu_by_tanh
+from graphopt_passes.fuse_activations.hard import hard_sigmoid, hard_swish
+from graphopt_passes.fuse_activations.rectifiers import (
+    leaky_relu_by_max,
+    prelu,
+    prelu_of_a_number,
+    relu,
+)
+from graphopt_passes.fuse_activations.smooth import (
+    mish,
+    overflowing_softplus,
+    sigmoid,
+    softplus,
+    softsign,
+    swish,
+)
+from graphopt_passes.fuse_activations.softmax import log_of_softmax, log_softmax, softmax
 
-RULES: tuple[Rule, ...] = ()
+RULES: tuple[Rule, ...] = (
+    Rule("gelu", ("Mul", "Div"), gelu),
+    Rule("gelu-by-tanh", ("Mul", "Div"), gelu_by_tanh),
+    Rule("hard-sigmoid", ("Clip", "Div", "Max", "Min", "Mul", "Relu"), hard_sigmoid),
+    Rule("hard-swish", ("Mul", "Div"), hard_swish),
+    Rule("swish", ("Mul", "Div"), swish),
+    Rule("mish", ("Mul", "Div"), mish),
+    Rule("sigmoid", ("Div", "Reciprocal"), sigmoid),
+    Rule("softplus", ("Add",), softplus),
+    Rule("softplus", ("Log",), overflowing_softplus),
+    Rule("softsign", ("Div",), softsign),
+    Rule("relu", ("Clip", "Max"), relu),
+    Rule("leaky-relu", ("Max",), leaky_relu_by_max),
+    Rule("prelu", ("Add", "Sub"), prelu),
+    Rule("leaky-relu", ("PRelu",), prelu_of_a_number),
+    Rule("softmax", ("Div", "Mul"), softmax),
+    Rule("log-softmax", ("Sub",), log_softmax),
+    Rule("log-softmax", ("Log",), log_of_softmax),
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,9 @@ class Graph:
     functions: str = ""
     edges: bool = False
     """Whether EDGES are fed as well: for graphs that work element by element."""
+    finite_below: float = math.inf
+    """Finite EDGES from here on are not fed: a formula overflows half-way there, and the operator
+    that stands for it does not."""
     random: bool = False
     """It draws numbers: only types, shapes and the number of draws can be compared."""
     unrunnable: bool = False
@@ -67,7 +71,7 @@ class Graph:
                 {
                     value.name: self.fixed[value.name]
                     if value.name in self.fixed
-                    else _values(value, run, random)
+                    else _values(value, run, random, self.finite_below)
                     for value in model.graph.input
                     if value.name not in defaults or run == RUNS - 1
                 }
@@ -75,7 +79,9 @@ class Graph:
         return found
 
 
-def _values(value: onnx.ValueInfoProto, run: int, random: np.random.Generator) -> Any:
+def _values(
+    value: onnx.ValueInfoProto, run: int, random: np.random.Generator, finite_below: float
+) -> Any:
     """Float values of any sign, small integers, a few equal ones among them."""
     tensor = value.type.tensor_type
     shape = [
@@ -90,7 +96,8 @@ def _values(value: onnx.ValueInfoProto, run: int, random: np.random.Generator) -
     if dtype.kind in "iu":
         return np.asarray(random.integers(0 if dtype.kind == "u" else -5, 6, shape), dtype)
     if run == RUNS:
-        edges = np.resize(np.array(EDGES), shape)
+        fed = [x for x in EDGES if not finite_below <= abs(x) < math.inf]
+        edges = np.resize(np.array(fed), shape)
         with np.errstate(over="ignore"):
             return random.permuted(edges).astype(dtype) if edges.size else edges.astype(dtype)
     return np.asarray(2 * random.standard_normal(shape), dtype)

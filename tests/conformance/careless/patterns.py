@@ -135,6 +135,7 @@ GRAPHS = (
         opset=20,
         ir_version=9,
         edges=True,
+        finite_below=1e38,
     ),
     Graph(
         "gelu_with_another_root",
@@ -187,6 +188,7 @@ GRAPHS = (
         f"g {V} <float a = {{3}}, float l = {{0}}, float u = {{6}}> "
         "{ s = Add (x, a) c = Clip (s, l, u) m = Mul (x, c) y = Div (m, u) }",
         edges=True,
+        finite_below=1e37,
     ),
     Graph(
         "hard_swish_with_other_constants",
