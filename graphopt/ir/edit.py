@@ -77,7 +77,9 @@ def add_constant(
     graph = before.graph
     if graph is None:
         raise ValueError(f"node '{before.name}' is not in a graph")
-    if isinstance(graph, ir.Graph) and model.ir_version >= INITIALIZERS_WITHOUT_INPUTS:
+    # The nodes of a function are in an ir.Graph as well, the initializers of which are not saved.
+    in_function = any(function.graph is graph for function in model.functions.values())
+    if not in_function and model.ir_version >= INITIALIZERS_WITHOUT_INPUTS:
         return add_initializer(graph, name, data)
     tensor = ir.tensor(data, name=name) if isinstance(data, np.ndarray) else data
     value = ir.Value(

@@ -255,6 +255,25 @@ def test_a_norm_inside_a_branch() -> None:
         assert outcome.agrees({"t": np.array(chosen), "x": x}, rtol=1e-5, atol=1e-5)
 
 
+def test_a_function_with_constants_of_its_own() -> None:
+    outcome = fuse(
+        f"""<ir_version: 8, opset_import: ["" : 17, "own" : 1]> g ({IMAGE}) =>
+        (float[A, B, C, D] y) {{ y = own.block (x) }}
+        <domain: "own", opset_import: ["" : 17]> block (x) => (y) {{
+            w = Constant <value = float[2, 3, 1, 1] {{1, 2, 3, 4, 5, 6}}> ()
+            s = Constant <value = float[2] {{1.5, 2}}> ()
+            b = Constant <value = float[2] {{1, 2}}> ()
+            v = Constant <value = float[2] {{1, 3}}> ()
+            k = Constant <value = float {{2}}> ()
+            c = Conv (x, w)
+            n = BatchNormalization (c, s, b, b, v)
+            y = Mul (n, k)
+        }}"""
+    )
+    assert outcome.all_operators == {"block": 1, "Constant": 2, "Conv": 1}
+    assert close(outcome, 2, 3, 8, 8)
+
+
 def test_names_of_what_survives() -> None:
     def name_nodes(model: onnx.ModelProto) -> None:
         for node in model.graph.node:

@@ -39,6 +39,7 @@ def agrees(outcome: Outcome, **shapes: tuple[int, ...]) -> bool:
         ("p = MatMul (x, w) \n y = Add (p, c)", ()),
         ("p = MatMul (x, w) \n y = Add (p, c)", (1,)),
         ("p = MatMul (x, w) \n y = Sub (p, c)", (4,)),
+        ("p = MatMul (x, w) \n y = Sub (p, c)", ()),
         ("p = Gemm (x, w) \n y = Add (p, c)", (4,)),
         ("p = Gemm <alpha = 0.5> (x, w) \n y = Add (c, p)", (1, 4)),
     ],

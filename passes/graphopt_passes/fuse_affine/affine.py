@@ -106,6 +106,16 @@ class Step:
         return Affine(self.scale().reshape(-1), self.shift().reshape(-1))
 
 
+def require_arithmetic(at: Rewriter) -> None:
+    """Declines where Add, Mul or Sub cannot be written: they broadcast by themselves from opset 7.
+
+    A model may also define them anew.
+    """
+    for op_type in ("Add", "Mul", "Sub"):
+        if not at.has_operator(op_type, 7):
+            raise DeclinedError(f"the model cannot have an {op_type} in its place")
+
+
 def step_of(node: ir.Node, at: Rewriter) -> Step | None:
     """`node` as a step: floating-point arithmetic with one constant."""
     if at.opset < 7 or node.op_type not in ARITHMETIC:  # before, it broadcasts on request

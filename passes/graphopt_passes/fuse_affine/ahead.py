@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.rewriting import DeclinedError, Rewriter
-from graphopt_passes.fuse_affine.affine import ARITHMETIC, Affine, Step, step_of
+from graphopt_passes.fuse_affine.affine import ARITHMETIC, Affine, Step, require_arithmetic, step_of
 from graphopt_passes.fuse_affine.hosts import (
     Change,
     Host,
@@ -124,6 +124,7 @@ def _norm_before_product(
     """BatchNormalization -> MatMul becomes MatMul -> Add, if there is no Add behind it yet."""
     if _bias_behind(host, at) is not None:
         return _fold(value, host, affine, at, max_growth)
+    require_arithmetic(at)
     node = host.node
     changes = scale_weight(host, affine.scale, host.layout.inputs, at, max_growth)
     weight = parameter(host.weight, "the weight")
@@ -144,6 +145,7 @@ def _scale_from_under(step: Step, host: Host, at: Rewriter, max_growth: int) -> 
     total = factor.scale * shift.scale
     if not total.all() or step.tensor.dtype.itemsize < 4:
         return False
+    require_arithmetic(at)
     changes = scale_weight(host, total, host.layout.inputs, at, max_growth)
     channels = (-1, *[1] * (-1 - host.axis))
     moved = cast((shift.shift / total).reshape(channels), step.tensor.dtype.numpy())

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.rewriting import DeclinedError, Rewriter
-from graphopt_passes.fuse_affine.affine import Affine, Step, step_of
+from graphopt_passes.fuse_affine.affine import Affine, Step, require_arithmetic, step_of
 from graphopt_passes.fuse_affine.hosts import (
     HOSTS,
     WEIGHT,
@@ -109,8 +109,7 @@ def _fold(node: ir.Node, host: Host, affine: Affine, at: Rewriter, max_growth: i
     if host.node.op_type != "MatMul":
         changes += change_bias(host, affine.scale, affine.shift, at)
     elif affine.shifts:
-        if at.opset < 7:
-            raise DeclinedError(f"an Add that broadcasts by itself needs opset 7, not {at.opset}")
+        require_arithmetic(at)
         shift = _constant(affine.shift, host, at)
         apply(changes, at)
         value = at.constant(shift, host.base("bias"), node)
@@ -124,6 +123,7 @@ def _fold_into_product(
     node: ir.Node, host: Host, bias: Step, affine: Affine, at: Rewriter, max_growth: int
 ) -> bool:
     """`node` behind host @ W + c, or c - host @ W."""
+    require_arithmetic(at)
     scale = affine.scale * bias.scale()
     changes = scale_weight(host, scale, host.layout.outputs, at, max_growth)
     channels = (-1, *[1] * (-1 - host.axis))

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.rewriting import DeclinedError, Rewriter
-from graphopt_passes.fuse_affine.affine import ARITHMETIC, Step, step_of
+from graphopt_passes.fuse_affine.affine import ARITHMETIC, Step, require_arithmetic, step_of
 from graphopt_passes.fuse_affine.scaling import cast
 
 # A constant that is much smaller than those it is the sum of has lost their digits.
@@ -60,6 +60,7 @@ def join(node: ir.Node, at: Rewriter, max_growth: int) -> bool:
 
 def _require_room(steps: list[Step], max_growth: int, at: Rewriter) -> None:
     """Declines where other nodes go on to use the largest constant, and it is too large to copy."""
+    require_arithmetic(at)
     tensors = [step.tensor for step in steps if step.tensor is not None]
     largest = max(tensor.nbytes for tensor in tensors)
     if largest <= max_growth:

@@ -25,7 +25,7 @@ def join_products(node: ir.Node, at: Rewriter) -> bool:
     if at.producer(node.inputs[0], "MatMul", "Gemm", "Add") is None:
         return False
     second = linear_of(node, at)
-    if second is None or (node.op_type == "MatMul" and at.opset < 7):
+    if second is None or not (at.has_operator("MatMul", 1) and at.has_operator("Add", 7)):
         return False
     found = _first(node, at)
     if found is None:

@@ -31,7 +31,7 @@ def add_bias(node: ir.Node, at: Rewriter) -> bool:
         array = at.array(bias)
         if array is None:
             return False
-        bias = at.constant(-array, f"{bias.name if bias else node.name}_negated", node)
+        bias = at.constant(np.asarray(-array), f"{bias.name if bias else node.name}_negated", node)
     attributes = dict(product.attributes)
     attributes.pop("beta", None)
     at.become(node, "Gemm", [*product.inputs[:2], bias], attributes)

@@ -31,7 +31,9 @@ class Branch:
 def merge_parallel(node: ir.Node, at: Rewriter) -> bool:
     """MatMul, Gemm or Conv of one input, side by side -> one of them and a Split."""
     value = node.inputs[0]
-    if value is None or not at.is_op(node, node.op_type) or at.opset < 7:
+    if value is None or not at.is_op(node, node.op_type):
+        return False
+    if not (at.has_operator("Split", 2) and at.has_operator("Add", 7)):
         return False
     uses = value.uses()
     if not 2 <= len(uses) <= 2 * _MOST_BRANCHES:

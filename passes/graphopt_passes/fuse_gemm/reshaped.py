@@ -15,7 +15,9 @@ _MOST_USERS = 8
 def drop_reshapes(node: ir.Node, at: Rewriter) -> bool:
     """Reshape -> Gemm or MatMul -> Reshape becomes MatMul (-> Add)."""
     value = node.inputs[0]
-    if at.producer(value, "Gemm", "MatMul") is None or at.opset < 7:
+    if at.producer(value, "Gemm", "MatMul") is None:
+        return False
+    if not (at.has_operator("MatMul", 1) and at.has_operator("Add", 7)):
         return False
     linear = linear_of(at.before(node, 0, "Gemm", "MatMul"), at)
     flat = None if linear is None else at.producer(linear.x, "Reshape", "Flatten")
