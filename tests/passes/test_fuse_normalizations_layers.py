@@ -77,6 +77,10 @@ LAYER_NORMS = {
     "dropped dimensions": "b = ReduceMean <axes = [-1], keepdims = 0> (x) m = Unsqueeze (b, last) "
     f"d = Sub (x, m) q = Mul (d, d) c = ReduceMean <axes = [-1], keepdims = 0> (q) "
     f"f = Add (c, eps) h = Sqrt (f) r = Unsqueeze (h, axis) n = Div (d, r) {AFFINE}",
+    "var of dynamo": "b = ReduceMean <axes = [-1]> (x) f = Sub (x, b) q = Mul (f, f) "
+    "c = ReduceMean <axes = [-1], keepdims = 0> (q) v = Unsqueeze (c, axis) "
+    "t = ReduceSum <keepdims = 0> (x, axis) u = Unsqueeze (t, axis) m = Div (u, eight) "
+    f"d = Sub (x, m) a = Add (v, eps) s = Sqrt (a) r = Reciprocal (s) n = Mul (d, r) {AFFINE}",
     "expanded": "b = ReduceMean <axes = [-1]> (x) z = Shape (x) m = Expand (b, z) d = Sub (x, m) "
     f"q = Mul (d, d) c = ReduceMean <axes = [-1]> (q) v = Expand (c, z) a = Add (v, eps) "
     f"r = Sqrt (a) n = Div (d, r) {AFFINE}",

@@ -16,6 +16,7 @@ from graphopt_passes.fuse_activations.smooth import (
     overflowing_softplus,
     sigmoid,
     softplus,
+    softplus_with_threshold,
     softsign,
     swish,
 )
@@ -30,6 +31,7 @@ RULES: tuple[Rule, ...] = (
     Rule("mish", ("Mul", "Div"), mish),
     Rule("sigmoid", ("Div", "Reciprocal"), sigmoid),
     Rule("softplus", ("Add",), softplus),
+    Rule("softplus", ("Where",), softplus_with_threshold),
     Rule("softplus", ("Log",), overflowing_softplus),
     Rule("softsign", ("Div",), softsign),
     Rule("relu", ("Clip", "Max"), relu),

@@ -9,10 +9,14 @@ from graphopt_passes.fuse_activations.algebra import (
     TOLERANCE,
     affine,
     gated,
+    number,
     reaching,
     require,
     step,
 )
+
+# From here on log(1 + exp(x)) and x are one number in float32 and in 16-bit types.
+LINEAR_FROM = 15.0
 
 MAGNIFIERS = ("Log", "Reciprocal", "Div")
 
@@ -115,6 +119,23 @@ def overflowing_softplus(node: ir.Node, at: Rewriter) -> bool:
     if at.producer(_negated(exponent, at), "Abs") is None:
         raise DeclinedError("exp(x) overflows for large x, where Softplus does not")
     return False
+
+
+def softplus_with_threshold(node: ir.Node, at: Rewriter) -> bool:
+    """Softplus(x), but x itself where that is greater than 20, becomes Softplus, as it is defined
+    by PyTorch."""
+    above, soft = at.producer(node.inputs[0], "Greater"), at.producer(node.inputs[2], "Softplus")
+    x = node.inputs[1]
+    if above is None or soft is None or x is None:
+        return False
+    threshold = number(above, 1, at)
+    if above.inputs[0] is not x or soft.inputs[0] is not x or at.dtype(x) not in TOLERANCE:
+        return False
+    if threshold is None or threshold < LINEAR_FROM or at.dtype(x) == ir.DataType.DOUBLE:
+        return False
+    require_private(node, [x])
+    at.become(node, "Softplus", [x])
+    return True
 
 
 def softsign(node: ir.Node, at: Rewriter) -> bool:
