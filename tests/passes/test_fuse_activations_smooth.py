@@ -136,6 +136,16 @@ def test_softplus_that_does_not() -> None:
     assert not apply_to(f"{body} y = Sub (r, l)").result.modified
 
 
+def test_softplus_of_dynamo() -> None:
+    body = "b = Greater (x, c) s = Softplus (x) y = Where (b, x, s)"
+    outcome = apply_to(body, c=20.0)
+    assert outcome.operators == ["Softplus"]
+    assert error(outcome, EDGES.reshape(2, 8)) == 0.0
+    assert error(outcome, 10 * random(2, 8)) < 1e-7
+    assert not apply_to(body, c=10.0).result.modified
+    assert not apply_to(body.replace("Where (b, x, s)", "Where (b, s, x)"), c=20.0).result.modified
+
+
 def test_softsign() -> None:
     outcome = apply_to("b = Abs (x) a = Add (b, o) y = Div (x, a)")
     assert outcome.operators == ["Softsign"]

@@ -21,32 +21,23 @@ CUBE = 0.044715
 
 
 def gelu(node: ir.Node, at: Rewriter) -> bool:
-    """x * 0.5 * (1 + erf(x / sqrt(2))), in any order, becomes Gelu."""
-    return _fuse(node, at, "Erf", "none")
-
-
-def gelu_by_tanh(node: ir.Node, at: Rewriter) -> bool:
-    """x * 0.5 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) becomes the Gelu that says so."""
-    return _fuse(node, at, "Tanh", "tanh")
-
-
-def _fuse(node: ir.Node, at: Rewriter, curve: str, approximate: str) -> bool:
+    """x * 0.5 * (1 + erf(x / sqrt(2))), in any order, becomes Gelu, and
+    x * 0.5 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) the Gelu that says so."""
     for product in gated(node, at):
         gate = affine(product.gate, at, never)
-        bend, dtype = at.producer(gate.value, curve), at.dtype(product.x)
+        bend, dtype = at.producer(gate.value, "Erf", "Tanh"), at.dtype(product.x)
         if bend is None or dtype not in TOLERANCE or gate.shift == 0.0:
             continue
         half, slope = product.scale * gate.shift, gate.scale / gate.shift
         if not close(half, 0.5, dtype) or not close(abs(slope), 1.0, dtype):
             continue
         terms = polynomial(bend.inputs[0], product.x, at)
-        if terms is None or not _is_gelu([slope * term for term in terms], curve, dtype):
+        if terms is None or not _is_gelu([slope * term for term in terms], bend.op_type, dtype):
             continue
         require(at, "Gelu", 20, product.x)
         require_private(node, [product.x])
-        at.become(
-            node, "Gelu", [product.x], {"approximate": approximate} if curve == "Tanh" else {}
-        )
+        attributes = {"approximate": "tanh"} if bend.op_type == "Tanh" else {}
+        at.become(node, "Gelu", [product.x], attributes)
         return True
     return False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphopt.rewriting import Rule
-from graphopt_passes.fuse_activations.gelu import gelu, gelu_by_tanh
+from graphopt_passes.fuse_activations.gelu import gelu
 from graphopt_passes.fuse_activations.hard import hard_sigmoid, hard_swish
 from graphopt_passes.fuse_activations.rectifiers import (
     leaky_relu_by_max,
@@ -16,6 +16,7 @@ from graphopt_passes.fuse_activations.smooth import (
     overflowing_softplus,
     sigmoid,
     softplus,
+    softplus_with_threshold,
     softsign,
     swish,
 )
@@ -23,13 +24,13 @@ from graphopt_passes.fuse_activations.softmax import log_of_softmax, log_softmax
 
 RULES: tuple[Rule, ...] = (
     Rule("gelu", ("Mul", "Div"), gelu),
-    Rule("gelu-by-tanh", ("Mul", "Div"), gelu_by_tanh),
     Rule("hard-sigmoid", ("Clip", "Div", "Max", "Min", "Mul", "Relu"), hard_sigmoid),
     Rule("hard-swish", ("Mul", "Div"), hard_swish),
-    Rule("swish", ("Mul", "Div"), swish),
-    Rule("mish", ("Mul", "Div"), mish),
+    Rule("swish", ("Mul",), swish),
+    Rule("mish", ("Mul",), mish),
     Rule("sigmoid", ("Div", "Reciprocal"), sigmoid),
     Rule("softplus", ("Add",), softplus),
+    Rule("softplus", ("Where",), softplus_with_threshold),
     Rule("softplus", ("Log",), overflowing_softplus),
     Rule("softsign", ("Div",), softsign),
     Rule("relu", ("Clip", "Max"), relu),

@@ -8,11 +8,14 @@ from graphopt.rewriting import DeclinedError, Rewriter, require_private
 from graphopt_passes.fuse_activations.algebra import (
     TOLERANCE,
     affine,
-    gated,
+    number,
     reaching,
     require,
     step,
 )
+
+# From here on log(1 + exp(x)) and x are one number in float32 and in 16-bit types.
+LINEAR_FROM = 15.0
 
 MAGNIFIERS = ("Log", "Reciprocal", "Div")
 
@@ -47,14 +50,20 @@ def _negated(value: ir.Value | None, at: Rewriter) -> ir.Value | None:
     return more.value if more is not None and (more.scale, more.shift) == (-1.0, 0.0) else None
 
 
+def _products(node: ir.Node, gate: str, at: Rewriter) -> list[tuple[ir.Value, ir.Node]]:
+    """The ways to read `node`, a Mul, as x times a node of type `gate`."""
+    ways = ((node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0]))
+    found = [(x, at.producer(other, gate)) for x, other in ways if at.opset >= 7]
+    return [(x, other) for x, other in found if x is not None and other is not None]
+
+
 def swish(node: ir.Node, at: Rewriter) -> bool:
     """x * sigmoid(alpha * x) becomes Swish."""
-    for product in gated(node, at):
-        gate, x = at.producer(product.gate, "Sigmoid"), product.x
-        if gate is None or gate.inputs[0] is None or at.dtype(x) not in TOLERANCE:
+    for x, gate in _products(node, "Sigmoid", at):
+        if gate.inputs[0] is None or at.dtype(x) not in TOLERANCE:
             continue
         inside = affine(gate.inputs[0], at, reaching(x))
-        if inside.value is not x or inside.shift != 0.0 or product.scale != 1.0:
+        if inside.value is not x or inside.shift != 0.0:
             continue
         require(at, "Swish", 24, x)
         if at.opset > 24:
@@ -70,11 +79,8 @@ def mish(node: ir.Node, at: Rewriter) -> bool:
 
     Also with log(1 + exp(x)) for the softplus: where that overflows, tanh is 1 anyway.
     """
-    for product in gated(node, at):
-        gate, x = at.producer(product.gate, "Tanh"), product.x
-        if gate is None or product.scale != 1.0 or at.dtype(x) not in TOLERANCE:
-            continue
-        if _softplus_argument(gate.inputs[0], at) is not x:
+    for x, gate in _products(node, "Tanh", at):
+        if _softplus_argument(gate.inputs[0], at) is not x or at.dtype(x) not in TOLERANCE:
             continue
         require(at, "Mish", 18, x)
         require_private(node, [x])
@@ -115,6 +121,23 @@ def overflowing_softplus(node: ir.Node, at: Rewriter) -> bool:
     if at.producer(_negated(exponent, at), "Abs") is None:
         raise DeclinedError("exp(x) overflows for large x, where Softplus does not")
     return False
+
+
+def softplus_with_threshold(node: ir.Node, at: Rewriter) -> bool:
+    """Softplus(x), but x itself where that is greater than 20, becomes Softplus, as it is defined
+    by PyTorch."""
+    above, soft = at.producer(node.inputs[0], "Greater"), at.producer(node.inputs[2], "Softplus")
+    x = node.inputs[1]
+    if above is None or soft is None or x is None:
+        return False
+    threshold = number(above, 1, at)
+    if above.inputs[0] is not x or soft.inputs[0] is not x or at.dtype(x) not in TOLERANCE:
+        return False
+    if threshold is None or threshold < LINEAR_FROM or at.dtype(x) == ir.DataType.DOUBLE:
+        return False
+    require_private(node, [x])
+    at.become(node, "Softplus", [x])
+    return True
 
 
 def softsign(node: ir.Node, at: Rewriter) -> bool:

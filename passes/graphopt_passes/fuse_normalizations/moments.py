@@ -205,8 +205,8 @@ class _Search:
         found = None if node is None else at.operands(node, lambda v: at.scalar(v) is not None)
         if node is None or found is None or (node.op_type == "Div" and found[0] != 1):
             return None
-        factor = at.scalar(node.inputs[found[0]])
-        total = at.producer(node.inputs[found[1]], reduction)
+        factor, summed = at.scalar(node.inputs[found[0]]), node.inputs[found[1]]
+        total = None if summed is None else at.producer(self._peel(summed), reduction)
         axes = None if total is None else reduced_axes(total, SUM_AXES[reduction], at)
         if total is None or axes is None or total.inputs[0] is None or not factor:
             return None
