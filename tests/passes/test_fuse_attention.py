@@ -97,8 +97,9 @@ def test_masks_that_are_added(shape: tuple[int, ...], order: str) -> None:
     mask = np.where(numbers(*shape) > -1, 0, -1e30).astype(np.float32)
     outcome = attend(f"o = MatMul (q, t) p = Mul (o, c) s = {order}", edit=held("m", mask))
     # ONNX Runtime wants a number for each query and key
-    expanded = [] if shape[-2:] == (5, 7) else ["Expand"]
-    assert outcome.operators == [*expanded, "Attention"]
+    assert outcome.operators == ["Attention"]
+    used = outcome.initializers[outcome.after.graph.node[0].input[3]]
+    assert used.shape[-2:] == (5, 7)
     assert agrees(outcome, feed())
 
 
@@ -137,7 +138,7 @@ def test_two_masks() -> None:
         "p = MatMul (q, t) r = Add (p, m) s = Add (r, b)",
         edit=both(held("m", numbers(1, 4, 5, 7)), held("b", numbers(2, 1, 5, 7))),
     )
-    assert outcome.operators == ["Add", "Attention"]
+    assert outcome.operators == ["Attention"]
     assert agrees(outcome, feed())
 
 
@@ -222,29 +223,15 @@ def test_the_precision_of_the_softmax(type_: str) -> None:
     assert outcome.agrees(inputs, rtol=5e-3, atol=5e-3)  # float16 has 11 bits
 
 
-def test_double() -> None:
-    outcome = attend(type_="double")
-    assert outcome.operators == ["Attention"]
-    inputs = {name: array.astype(np.float64) for name, array in feed().items()}
-    assert outcome.agrees(inputs, rtol=1e-6, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
         ({"opset": 22}, "opset 22 has no Attention: set-opset{version=23}"),
         (
             {"scores": "p = MatMul (q, t) s = Mul (p, m)", "edit": held("m", np.float32(-0.5))},
-            "Attention takes the square root of the scale, which is not positive",
+            "Attention takes the square root of the scale, here not positive",
         ),
-        (
-            {
-                "scores": "p = MatMul (q, t) s = Mul (p, m)",
-                "edit": held("m", np.float64(0.1)),
-                "type_": "double",
-            },
-            "the scale of Attention is float32, here it is double",
-        ),
+        ({"type_": "double"}, "ONNX Runtime computes parts of Attention in float32"),
         (
             {"scores": "p = MatMul (q, t) s = Add (p, m)", "more": ", float[1, 7] m"},
             "the mask may hide all keys from a query, which gives 0 in Attention and not here;"
