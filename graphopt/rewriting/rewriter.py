@@ -239,6 +239,25 @@ class Rewriter:
         self._touched(node)
         return node.outputs
 
+    def compute(
+        self,
+        before: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        attributes: Attributes | None = None,
+        *,
+        by: Callable[..., np.ndarray],
+    ) -> ir.Value:
+        """`insert`, or, where all inputs are constants, a constant that `by` makes of them."""
+        arrays = [self.array(value) for value in inputs]
+        if any(array is None for array in arrays):
+            return self.insert(before, op_type, inputs, attributes)
+        base = f"{inputs[0].name}_{op_type.lower()}"
+        result = self.constant(np.array(by(*arrays)), base, before)
+        for value in inputs:
+            self.release(value)
+        return result
+
     def insert_behind(
         self,
         value: ir.Value,

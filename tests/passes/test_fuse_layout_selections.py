@@ -263,7 +263,7 @@ def test_a_constant_between_reshapes(operator: str, shape: tuple[int, ...]) -> N
         f"int64[3] b = {{-1, 3, 5}}> {{ r = Reshape (x, a) o = {operator} y = Reshape (o, b) }}",
         edit=held("c", numbers(*shape)),
     )
-    assert outcome.operators == ["Reshape", operator.split()[0]]
+    assert outcome.operators == [operator.split()[0]]
     assert outcome.agrees({"x": numbers(4, 3, 5)})
 
 
@@ -274,7 +274,7 @@ def test_a_constant_that_does_more_than_reshapes_undo(shape: tuple[int, ...]) ->
         "int64[3] t = {-1, 3, 5}> { r = Reshape (x, s) o = Add (r, k) y = Reshape (o, t) }",
         edit=held("k", numbers(*shape)),
     )
-    expected = ["Reshape", "Add", "Reshape"] if shape[0] == 2 else ["Reshape", "Add"]
+    expected = ["Reshape", "Add", "Reshape"] if shape[0] == 2 else ["Add"]
     assert outcome.operators == expected
     assert shape[0] == 2 or outcome.agrees({"x": numbers(4, 3, 5)})
 

@@ -25,10 +25,10 @@ class FuseAttention(Pass):
     repeated for groups of queries are taken in too: the operator does all of it by itself.
 
     Attention differs from the nodes in two corners. A query from which the mask hides every key, by
-    -inf or the lowest number of the type, gets 0 instead of NaN or a mean; and the guard that PyTorch exports against it, Where(IsNaN(p), 0, p),
-    turns any other NaN to 0 as well, which Attention does not. So a mask must be known to hide no
-    whole row and to be no larger than the scores, and there must be no guard; or you say, by
-    `assume_regular`, that it does not matter.
+    -inf or the lowest number of the type, gets 0 instead of NaN or a mean. And the guard that
+    PyTorch exports against it, Where(IsNaN(p), 0, p), turns any other NaN to 0 as well, which
+    Attention does not. So a mask must be known to hide no whole row and to be no larger than the
+    scores, and there must be no guard; or you say, by `assume_regular`, that it does not matter.
 
     The pass is in no preset, since few runtimes have the operator. It needs opset 23 or newer
     (`set-opset{version=23}`).

@@ -118,7 +118,7 @@ def _check_regular(mask: Mask, value: ir.Value, scores: ir.Value, at: Rewriter) 
 
 def _lowest(array: np.ndarray) -> float:
     """The lowest number of a floating-point type, which ONNX Runtime takes for -inf."""
-    return float(ml_dtypes.finfo(array.dtype).min)
+    return float(ml_dtypes.finfo(array.dtype).min)  # type: ignore[no-untyped-call]
 
 
 def _is_above(value: ir.Value | None, least: float | None, at: Rewriter) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -52,7 +53,10 @@ class ScoresToAttention:
         values = node.inputs[1]
         if not _fit(queries, scores.product.inputs[1], values, at):
             return False
-        _check_scale(scale, at.dtype(values))
+        if scale <= 0:
+            raise DeclinedError("Attention takes the square root of the scale, here not positive")
+        if at.dtype(values) == ir.DataType.DOUBLE:
+            raise DeclinedError("ONNX Runtime computes parts of Attention in float32")
         if found.guarded and not self.assume_regular:
             raise DeclinedError("NaN is turned to 0, which Attention does not; see assume_regular")
         mask = scores.mask
@@ -167,13 +171,6 @@ def _fit(
     return leading[1][1] in (1, leading[0][1])
 
 
-def _check_scale(scale: float, dtype: ir.DataType | None) -> None:
-    if scale <= 0:
-        raise DeclinedError("Attention takes the square root of the scale, which is not positive")
-    if dtype == ir.DataType.DOUBLE and float(np.float32(scale)) != scale:
-        raise DeclinedError("the scale of Attention is float32, here it is double")
-
-
 def _attributes(found: _Probabilities, scale: float) -> dict[str, float | int]:
     attributes: dict[str, float | int] = {"scale": scale}
     if found.precision is not None:
@@ -190,8 +187,10 @@ def _become(
     attributes: dict[str, float | int],
 ) -> None:
     value, perm = keys
-    if perm != (0, 1, 2, 3):
-        value = at.insert(node, "Transpose", [value], {"perm": perm})
+    if perm != (0, 1, 2, 3) and value is not None:
+        value = at.compute(
+            node, "Transpose", [value], {"perm": perm}, by=partial(np.transpose, axes=perm)
+        )
     inputs = [queries, value, node.inputs[1]]
     if mask is not None and mask.is_causal:
         attributes["is_causal"] = 1
@@ -204,10 +203,14 @@ def _input(mask: Mask, node: ir.Node, at: Rewriter) -> ir.Value:
     """The mask as one value, made ahead of `node`."""
     value = mask.value
     if mask.other is not None:
-        value = at.insert(node, "Add", [value, mask.other])
+        value = at.compute(node, "Add", [value, mask.other], by=np.add)
     if mask.negated:
-        value = at.insert(node, "Not", [value])
+        value = at.compute(node, "Not", [value], by=np.logical_not)
     if mask.expanded:
         shape = at.constant(np.array(mask.expanded, np.int64), f"{value.name}_shape", node)
-        value = at.insert(node, "Expand", [value, shape])
+        value = at.compute(node, "Expand", [value, shape], by=_expanded)
     return value
+
+
+def _expanded(array: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(array, np.broadcast_shapes(array.shape, tuple(shape.tolist())))

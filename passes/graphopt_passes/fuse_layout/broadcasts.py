@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from graphopt.ir.facts import Dims
@@ -76,10 +75,7 @@ def _gives(node: ir.Node, at: Rewriter, index: int, dims: Dims | None) -> bool:
 
 
 def _binary_between_reshapes(node: ir.Node, at: Rewriter) -> bool:
-    """Axes of size 1 added, an operator with a constant, and the axes dropped again.
-
-    The constant is reshaped instead, which folding does once and for all.
-    """
+    """Axes of size 1 added, an operator with a constant, and the axes dropped again."""
     binary = at.before(node, 0, *_BINARY)
     if binary is None or len(binary.inputs) != 2 or at.opset < 8:
         return False
@@ -95,8 +91,10 @@ def _binary_between_reshapes(node: ir.Node, at: Rewriter) -> bool:
     shape = None if added is None else _without(at.dims(constant) or (), added, len(inner))
     if shape is None:
         return False
-    target = at.constant(np.array(shape, np.int64), f"{node.outputs[0].name}_shape", node)
-    moved = at.insert(node, "Reshape", [constant, target])
+    array = at.array(constant)
+    if array is None or constant is None:
+        return False
+    moved = at.constant(array.reshape(shape), str(constant.name), node)
     inputs = [first.inputs[0], moved]
     at.become(node, binary.op_type, inputs if index == 0 else inputs[::-1])
     return True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.rewriting import DeclinedError, Rewriter, Rule
@@ -125,11 +127,14 @@ def _can_be(node: ir.Node, at: Rewriter, index: int, term: str, wanted: str) -> 
 
 
 def _arranged(node: ir.Node, at: Rewriter, index: int, term: str, wanted: str) -> ir.Value | None:
-    """Input `index`, its axes as `wanted`; folding makes a constant of a constant's Transpose."""
+    """Input `index`, its axes as `wanted`."""
     value = node.inputs[index]
-    if term == wanted:
+    if value is None or term == wanted:
         return value
-    return at.insert(node, "Transpose", [value], {"perm": [term.index(x) for x in wanted]})
+    perm = [term.index(x) for x in wanted]
+    return at.compute(
+        node, "Transpose", [value], {"perm": perm}, by=partial(np.transpose, axes=perm)
+    )
 
 
 def _gemm(node: ir.Node, at: Rewriter, terms: Sequence[str], result: str, summed: str) -> bool:
