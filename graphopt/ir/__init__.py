@@ -27,6 +27,7 @@ from graphopt.ir.query import (
     sole_use,
     static_shape,
     subgraphs,
+    walk,
 )
 from graphopt.ir.saving import save, writable_path, writing
 from graphopt.ir.shapes import forget_shapes, infer_shapes
@@ -63,6 +64,7 @@ __all__ = [
     "subgraphs",
     "take_over",
     "to_graphsurgeon",
+    "walk",
     "weight_bytes",
     "writable_path",
     "writing",

@@ -8,13 +8,28 @@ import numpy as np
 import onnx_ir as ir
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def nodes_of(model: ir.Model) -> Iterator[ir.Node]:
     """Every node of `model`: main graph, subgraphs at any depth, and functions."""
-    yield from ir.traversal.RecursiveGraphIterator(model.graph)
+    yield from walk(model.graph)
     for function in model.functions.values():
-        yield from ir.traversal.RecursiveGraphIterator(function)
+        yield from walk(function)
+
+
+def walk(graph: ir.Graph | ir.Function) -> Iterator[ir.Node]:
+    """Every node of `graph`, each ahead of those in its subgraphs.
+
+    As onnx_ir's RecursiveGraphIterator, in a tenth of the time: passes do little else.
+    """
+    for node in graph:
+        yield node
+        for attribute in node.attributes.data.values():  # a UserDict, whose own methods are slow
+            if attribute.type in _GRAPHS:
+                for inner in subgraphs(node):
+                    yield from walk(inner)
+                break
 
 
 def count_nodes(model: ir.Model) -> int:
@@ -113,7 +128,7 @@ def rank(value: ir.Value | None) -> int | None:
 
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
     """The graphs in the attributes of `node`, such as the branches of an If."""
-    for attribute in node.attributes.values():
+    for attribute in node.attributes.data.values():
         if attribute.type == ir.AttributeType.GRAPH:
             yield attribute.as_graph()
         elif attribute.type == ir.AttributeType.GRAPHS:

@@ -9,7 +9,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
-from graphopt.ir import check, count_nodes
+from graphopt.ir import check
 from graphopt.pipeline.base import (
     Declined,
     Effect,
@@ -93,7 +93,6 @@ def run(
     try:
         runner.check(copy)
     except GraphoptError:
-        context.analyses.forget()
         again = reload() if reload else model.clone()
         _Runner(context, (), check_each=True).steps(pipeline.steps, again)
         raise  # not reached unless a pass is not deterministic
@@ -135,8 +134,6 @@ class _Runner:
         self._check_each = check_each
         self._unchecked: list[str] = []
         self._version = 0
-        self._nodes: int | None = None
-        """How many nodes the model has by now, if that has been counted."""
         self._settled: dict[Pass, int] = {}
         """Exact passes, and the version of the model on which each has found nothing to do."""
         self.records: list[StepRecord] = []
@@ -164,7 +161,7 @@ class _Runner:
             self.check(model)
         for instrument in self._instruments:
             instrument.before(step, model)
-        nodes_before = count_nodes(model) if self._nodes is None else self._nodes
+        nodes_before = len(self._context.analyses.nodes(model))
         try:
             result = step.run(model, self._context)
         except GraphoptError as error:
@@ -174,15 +171,14 @@ class _Runner:
         if result.modified or result.model is not model:
             self._version += 1
             self._unchecked.append(step.name)
-            if not step.keeps_facts or result.model is not model:
-                self._context.analyses.forget()
+            self._context.analyses.changed(keeps_facts=step.keeps_facts)
         if step.effect is Effect.LOSSY or self._check_each:
             self.check(result.model)
         if step.effect is Effect.EXACT and not result.modified:
             self._settled[step] = self._version
         check_invariants(step, result.model, step.ensures, "after")
-        self._nodes = count_nodes(result.model) if result.modified else nodes_before
-        self.records.append(_record(step, result, nodes_before, self._nodes))
+        nodes_after = len(self._context.analyses.nodes(result.model))
+        self.records.append(_record(step, result, nodes_before, nodes_after))
         for instrument in self._instruments:
             instrument.after(step, result)
         return result.model

@@ -41,9 +41,9 @@ class _Engine:
         self.counts: Counter[str] = Counter()
         self._declined: dict[tuple[str, ir.Node], str] = {}
         self._model = model
-        self._queue: deque[ir.Node] = deque()
-        self._queued: set[ir.Node] = set()
-        self._left = MAX_REWRITES_PER_NODE * (sum(map(self._has_rules, nodes_of(model))) + 20)
+        self._queue = deque(node for node in context.analyses.nodes(model) if self._has_rules(node))
+        self._queued = set(self._queue)
+        self._left = MAX_REWRITES_PER_NODE * (len(self._queue) + 20)
         self._at = Rewriter(model, context, self._touch)
 
     def _has_rules(self, node: ir.Node) -> bool:
@@ -60,8 +60,9 @@ class _Engine:
 
         A rule may depend on more than the nodes next to its own, such as on who else uses a value.
         """
-        done = -1
-        while done != self.counts.total():
+        done = 0
+        self._drain()
+        while self.counts.total() > done:
             done = self.counts.total()
             for node in nodes_of(self._model):
                 self._touch(node)

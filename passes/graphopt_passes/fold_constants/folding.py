@@ -14,6 +14,7 @@ from graphopt.ir import (
     drop_unused_initializer,
     is_standard,
     replaced_operators,
+    walk,
 )
 from graphopt.ir.facts import Facts
 from graphopt.ir.facts.data_rules import DATA_RULES
@@ -64,7 +65,7 @@ class _Folder:
 
     def round(self) -> bool:
         """Folds what is known to be constant by now; whether that may have told something new."""
-        nodes = list(ir.traversal.RecursiveGraphIterator(self._model.graph))
+        nodes = list(walk(self._model.graph))
         known = self._shape_arithmetic(nodes)
         folded, arrays, waits = self._fold(nodes, known)
         for value, array in arrays.items():
