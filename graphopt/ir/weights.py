@@ -199,6 +199,12 @@ class Span:
         array.flags.writeable = False
         return array.reshape(shape.numpy())
 
+    def ends(self, head: int, tail: int) -> bytes:
+        """The first `head` and the last `tail` of the bytes, which are at least that many."""
+        first = self.file.read(self.offset, head)
+        last = self.file.read(self.offset + self.length - tail, tail)
+        return first.tobytes() + last.tobytes()
+
     def chunks(self) -> Iterator[Bytes]:
         for done in range(0, self.length, CHUNK_BYTES):
             yield self.file.read(self.offset + done, min(CHUNK_BYTES, self.length - done))
@@ -286,3 +292,14 @@ class DataFileTensor(ir.ExternalTensor):
 
     def tofile(self, file: BinaryIO) -> None:
         self.span.copy(file)
+
+
+def ends_of(tensor: ir.TensorProtocol, head: int, tail: int) -> bytes:
+    """The first `head` and the last `tail` bytes of `tensor`, which has at least that many.
+
+    Of one in a file no more is read.
+    """
+    if isinstance(tensor, (FileTensor, DataFileTensor)):
+        return tensor.span.ends(head, tail)
+    content = tensor.tobytes()
+    return content[:head] + content[-tail:]
