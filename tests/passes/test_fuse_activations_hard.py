@@ -221,3 +221,14 @@ def test_prelu_of_one_number() -> None:
     assert not apply_to("y = PRelu (x, v)", v=SLOPES).result.modified
     tenth = np.array([0.1], np.float64)
     assert not apply_to("y = PRelu (x, v)", x="double[2, 8]", v=tenth).result.modified
+
+
+def test_a_double_that_no_attribute_can_hold() -> None:
+    tenth, quarter = np.array(0.1), np.array(0.25)
+    body = "p = Mul (x, v) y = Max (x, p)"
+    kept = apply_to(body, x="double[2, 8]", v=tenth)
+    assert reasons(kept) == ["leaky-relu: an attribute is a float32, which 0.1 of double is not"]
+    assert apply_to(body, x="double[2, 8]", v=quarter).operators == ["LeakyRelu"]
+    outcome = apply_to(PRELUS["torch"][0], x="double[2, 8]", v=tenth)
+    assert outcome.operators == ["PRelu"]
+    assert error(outcome, random(2, 8, dtype=np.float64)) < 1e-15

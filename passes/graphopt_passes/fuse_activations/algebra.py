@@ -42,6 +42,12 @@ def require(at: Rewriter, op_type: str, since: int, x: ir.Value) -> None:
         raise DeclinedError(f"ONNX Runtime has no {op_type} for double")
 
 
+def require_attribute(value: float, x: ir.Value, at: Rewriter) -> None:
+    """Raises DeclinedError if `value` as an attribute, a float32, loses digits beside `x`."""
+    if at.dtype(x) == ir.DataType.DOUBLE and float(np.float32(value)) != value:
+        raise DeclinedError(f"an attribute is a float32, which {value} of double is not")
+
+
 def number(node: ir.Node, index: int, at: Rewriter) -> float | None:
     """Input `index` of the binary `node` if it is one number that leaves the shape of the other."""
     value = at.scalar(node.inputs[index])
