@@ -187,15 +187,40 @@ class Rewriter:
         Args:
             base: what its names begin with; the name of the first output of `before` if left out.
         """
-        graph = before.graph
+        return self.insert_node(before, op_type, inputs, attributes, base=base).outputs[0]
+
+    def insert_node(
+        self,
+        anchor: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Attributes | None = None,
+        *,
+        base: str | None = None,
+        outputs: int = 1,
+        after: bool = False,
+    ) -> ir.Node:
+        """A new node right ahead of `anchor`, or right `after` it; see `insert`."""
+        graph = anchor.graph
         if graph is None:
-            raise ValueError(f"node '{before.name}' is in no graph")
-        name = self.fresh(base or f"{before.outputs[0].name}_{op_type.lower()}")
-        node = ir.Node("", op_type, inputs, ir.convenience.convert_attributes(attributes or {}))
-        node.name, node.outputs[0].name = name, name
-        graph.insert_before(before, node)
+            raise ValueError(f"node '{anchor.name}' is in no graph")
+        base = base or f"{anchor.outputs[0].name}_{op_type.lower()}"
+        node = ir.Node(
+            "",
+            op_type,
+            inputs,
+            ir.convenience.convert_attributes(attributes or {}),
+            num_outputs=outputs,
+        )
+        for value in node.outputs:
+            value.name = self.fresh(base)
+        node.name = node.outputs[0].name
+        if after:
+            graph.insert_after(anchor, node)
+        else:
+            graph.insert_before(anchor, node)
         self._touched(node)
-        return node.outputs[0]
+        return node
 
     def become(
         self,
