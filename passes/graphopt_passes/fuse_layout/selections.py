@@ -97,7 +97,9 @@ def _split(
         attributes["num_outputs"] = len(sizes)
     elif not equal and at.opset < 13:
         attributes["split"] = sizes
-    pieces = at.insert_behind(value, graph, "Split", [value], attributes, outputs=len(sizes))
+    pieces = at.insert_behind(
+        value, graph, "Split", [value], attributes, outputs=len(sizes)
+    ).outputs
     node = pieces[0].producer()
     if not equal and at.opset >= 13 and node is not None:
         at.set_input(node, 1, at.constant(np.array(sizes, np.int64), f"{node.name}_sizes", node))
