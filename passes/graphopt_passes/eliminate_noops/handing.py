@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from graphopt.ir.query import DEFAULT_DOMAINS
 from graphopt.rewriting import Rewriter, Rule
 
 Source: TypeAlias = Callable[[ir.Node, Rewriter], "ir.Value | None"]
@@ -24,7 +23,7 @@ def noops(source: Source, *operators: str) -> tuple[Rule, ...]:
 
 
 def _bypass(node: ir.Node, at: Rewriter, source: Source) -> bool:
-    if not at.is_op(node, node.op_type) or not at.is_lone(node) or not _has_opset(node, at):
+    if not at.is_op(node, node.op_type) or not at.is_lone(node):
         return False
     value = source(node, at)
     return value is not None and hand_on(node, at, value)
@@ -43,14 +42,3 @@ def hand_on(node: ir.Node, at: Rewriter, value: ir.Value) -> bool:
         value.shape = recorded if value.shape is None else value.shape
         value.type = declared if value.type is None else value.type
     return True
-
-
-def _has_opset(node: ir.Node, at: Rewriter) -> bool:
-    """Whether `node` surely follows the opset of the model: a function may import another one."""
-    graph = node.graph
-    if not at.model.functions or graph is at.model.graph:
-        return True
-    # A graph inside of a node does not tell whether that is in a function.
-    functions = [graph] if isinstance(graph, ir.Function) else at.model.functions.values()
-    imports = (function.opset_imports for function in functions)
-    return all(i.get(domain, at.opset) == at.opset for i in imports for domain in DEFAULT_DOMAINS)

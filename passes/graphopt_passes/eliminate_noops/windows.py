@@ -39,8 +39,12 @@ def _reduction(node: ir.Node, at: Rewriter) -> ir.Value | None:
         return None
     if any(dims[axis] != 1 for axis in axes or range(len(dims))):
         return None
+    if node.op_type in ("ReduceMax", "ReduceMin"):
+        return value
     dtype = at.dtype(value)
-    if node.op_type in ("ReduceMean", "ReduceSum") and (dtype is None or not dtype.is_integer()):
+    if dtype is None or (dtype.is_integer() and dtype.bitwidth > 32):
+        return None  # runtimes round it to a float on the way
+    if node.op_type != "ReduceProd" and not dtype.is_integer():
         raise DeclinedError(_INEXACT)
     return value
 
