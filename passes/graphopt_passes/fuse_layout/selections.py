@@ -97,13 +97,10 @@ def _split(
         attributes["num_outputs"] = len(sizes)
     elif not equal and at.opset < 13:
         attributes["split"] = sizes
-    pieces = at.insert_behind(
-        value, graph, "Split", [value], attributes, outputs=len(sizes)
-    ).outputs
-    node = pieces[0].producer()
-    if not equal and at.opset >= 13 and node is not None:
+    node = at.insert_behind(value, graph, "Split", [value], attributes, outputs=len(sizes))
+    if not equal and at.opset >= 13:
         at.set_input(node, 1, at.constant(np.array(sizes, np.int64), f"{node.name}_sizes", node))
-    return pieces
+    return node.outputs
 
 
 def _squeeze_of_selection(node: ir.Node, at: Rewriter) -> bool:

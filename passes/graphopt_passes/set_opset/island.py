@@ -11,9 +11,9 @@ from graphopt.ir import add_constant, constant_tensor, label, subgraphs
 from graphopt.ir.checking import SMALL_TENSOR_BYTES
 from graphopt.ir.facts import Facts
 from graphopt.ir.structure import attribute_key, tensor_key
-from graphopt_passes.eliminate_dead.noops import Types
 from graphopt_passes.inline.splice import Part, Splicer, emptied
 from graphopt_passes.set_opset.operators import schema_of
+from graphopt_passes.set_opset.types import Types
 
 # What onnx's converter can hold as constants.
 _HELD = frozenset(
