@@ -37,8 +37,9 @@ class _Inliner:
         self._model = model
         self._replaced = replaced_operators(model)
         splicer = Splicer(model)
+        self._facts = context.analyses.facts(model)
         self._calls = Calls(model, splicer)
-        self._loops = Loops(model, context.analyses.facts(model), splicer, max_unroll, max_nodes)
+        self._loops = Loops(model, self._facts, splicer, max_unroll, max_nodes)
         self._splicer = splicer
         self._entered: set[ir.Node] = set()
         self._pending: list[ir.Node] = []
@@ -90,7 +91,9 @@ class _Inliner:
             return self._calls.expand(node)
         if rewrite == "if" and self._is_own(node, "If"):
             branch = chosen_branch(node) or (None if entering else same_branch(node))
-            return None if branch is None else lift_branch(node, branch, self._splicer)
+            if branch is None:
+                return None
+            return lift_branch(node, branch, self._splicer, self._facts)
         if rewrite == "loop" and self._is_own(node, "Loop"):
             return self._loops.expand(node, never_only=entering)
         return None
