@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -31,6 +31,9 @@ Attributes = Mapping[str, Any]
 # A constant beyond this is read only by rules that mean to change it.
 SMALL_ELEMENTS = 64
 
+# Constants up to this are not made twice.
+SHARED_BYTES = 1 << 14
+
 
 class Rewriter:
     """The graph as rules see it.
@@ -50,6 +53,7 @@ class Rewriter:
         self._replaced = replaced_operators(model)
         self._touched = touched
         self._names: Names | None = None
+        self._made: dict[Hashable, tuple[ir.Value, ir.TensorProtocol | None]] = {}
 
     # Questions
 
@@ -196,8 +200,19 @@ class Rewriter:
         return self._names.fresh(base)
 
     def constant(self, data: np.ndarray, base: str, before: ir.Node) -> ir.Value:
-        """A new constant, named after `base`, that `before` and the nodes after it can use."""
-        return add_constant(self.model, self.fresh(base), data, before)
+        """A constant, named after `base`, that `before` and the nodes after it can use.
+
+        An initializer of this graph that these rewrites made of the same bytes is used again.
+        """
+        if data.nbytes > SHARED_BYTES:
+            return add_constant(self.model, self.fresh(base), data, before)
+        key = (before.graph, data.dtype, data.shape, data.tobytes())
+        made, tensor = self._made.get(key, (None, None))
+        if made is not None and made.is_initializer() and made.const_value is tensor:
+            return made
+        value = add_constant(self.model, self.fresh(base), data, before)
+        self._made[key] = value, value.const_value
+        return value
 
     def insert(
         self,
