@@ -138,7 +138,9 @@ def _fits_attribute(slope: np.ndarray, dtype: ir.DataType | None) -> bool:
 def prelu_of_a_number(node: ir.Node, at: Rewriter) -> bool:
     """PRelu with one slope for all becomes LeakyRelu, if an attribute can hold the slope."""
     slope, x = at.scalar(node.inputs[1]), node.inputs[0]
-    if slope is None or x is None or not at.keeps_shape(node.inputs[1], x):
+    if slope is None or x is None or at.opset < 7:
+        return False
+    if not at.keeps_shape(node.inputs[1], x):
         return False
     if at.dtype(x) not in TOLERANCE or not _fits_attribute(np.array(slope), at.dtype(x)):
         return False
