@@ -194,3 +194,14 @@ def test_an_axis_of_size_one_on_the_way() -> None:
     )
     assert outcome.operators == ["Transpose"]
     assert outcome.agrees({"x": numbers(4, 2, 3, 8)})
+
+
+@pytest.mark.parametrize(("after", "count"), [("Neg (u)", 3), ("Expand (u, wide)", 4)])
+def test_heads_that_are_repeated_stay_as_runtimes_know_them(after: str, count: int) -> None:
+    outcome = fuse(
+        "(float[2, 5, 6] x) => (float[2, 3, a, 5, 2] y) <int64[4] s = {0, 0, 3, 2}, "
+        "int64[1] two = {2}, int64[5] wide = {2, 3, 4, 5, 2}> { r = Reshape (x, s) "
+        f"t = Transpose <perm = [0, 2, 1, 3]> (r) u = Unsqueeze (t, two) y = {after} }}"
+    )
+    assert len(outcome.operators) == count
+    assert outcome.agrees({"x": numbers(2, 5, 6)})

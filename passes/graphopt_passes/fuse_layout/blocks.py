@@ -118,8 +118,8 @@ def _transpose_of_more_axes(node: ir.Node, at: Rewriter) -> bool:
     apart = [group for axis in range(len(order)) for group in groups[order.index(axis)]]
     dims = tuple(result[axis] for axis in apart)
     shape = () if dims == source else _shape(dims, source)
-    if shape is None or (shape and node.op_type == "Unsqueeze"):
-        return False  # that Unsqueeze begins the repeating of heads, as fuse-attention knows it
+    if shape is None or (shape and at.after(node, "Expand") is not None):
+        return False  # that is the repeating of heads, as fuse-attention and runtimes know it
     if shape:
         target = at.constant(np.array(shape, np.int64), f"{node.outputs[0].name}_shape", node)
         value = at.insert(node, "Reshape", [value, target])
