@@ -44,8 +44,12 @@ def drop_repeated(*inner_types: str) -> Callable[[ir.Node, Rewriter], bool]:
 def swap_branches(node: ir.Node, at: Rewriter) -> bool:
     """Where(Not(c), a, b) is Where(c, b, a)."""
     inner = at.producer(node.inputs[0], "Not")
-    if inner is None or len(node.inputs) != 3:
+    dtype = at.dtype(node.outputs[0])
+    if inner is None or len(node.inputs) != 3 or dtype is None:
         return False
+    if not (dtype.is_integer() or dtype == ir.DataType.BOOL):
+        # Of its first branch, ONNX Runtime makes 0 of -0; of the other it does not.
+        raise DeclinedError("zeros of the branches would change their signs")
     at.become(node, "Where", [inner.inputs[0], node.inputs[2], node.inputs[1]])
     return True
 

@@ -116,11 +116,21 @@ def split_of_concat(node: ir.Node, at: Rewriter) -> bool:
         size = dim(at.dims(value), axis)
         if size is None or size != dim(at.dims(part), axis):
             return False
-    changed = False
-    for value, part in zip(joined.inputs, node.outputs, strict=True):
-        if value is not None and (part.uses() or part.is_graph_output()):
-            changed = at.replace(part, value) or changed
-    return changed
+    parts = [
+        (part, value)
+        for value, part in zip(joined.inputs, node.outputs, strict=True)
+        if value is not None and (part.uses() or part.is_graph_output())
+    ]
+    outputs = [value for part, value in parts if part.is_graph_output()]
+    if len(set(outputs)) != len(outputs) or not all(_can_be_output(v, node) for v in outputs):
+        raise DeclinedError("the graph has outputs that would have no node of their own")
+    return all(at.replace(part, value) for part, value in parts) and bool(parts)
+
+
+def _can_be_output(value: ir.Value, node: ir.Node) -> bool:
+    """Whether `value` can be an output of the graph of `node`, under another name."""
+    producer = value.producer()
+    return producer is not None and producer.graph is node.graph and not value.is_graph_output()
 
 
 def merge_pads(node: ir.Node, at: Rewriter) -> bool:

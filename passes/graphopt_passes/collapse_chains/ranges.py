@@ -48,6 +48,7 @@ def merge_ranges(node: ir.Node, at: Rewriter) -> bool:
     outer, first = limits(node, at), limits(inner, at)
     if outer is None or first is None:
         return False
+    _require_kept_zeros(node, inner, at)
     low = outer.low if first.low is None else outer.of(first.low)
     high = outer.high if first.high is None else outer.of(first.high)
     if _is(low, first.low) and _is(high, first.high) and first.clips >= outer.clips:
@@ -82,6 +83,8 @@ def limits(node: ir.Node, at: Rewriter) -> Limits | None:
     if source is None or dtype is None:
         return None
     if node.op_type == "Relu":
+        if dtype.is_floating_point() and dtype not in COMMON_TYPES:
+            return None  # of -0, kernels for half precision make one zero or the other
         return Limits(source, np.zeros((), dtype.numpy())[()], None, False)
     if node.op_type == "Clip":
         return _clip_limits(node, source, dtype, at)
@@ -136,25 +139,21 @@ def _keeps_open_end(low: Number | None, high: Number | None, outer: Limits, firs
 
 
 def _clips(node: ir.Node, inner: ir.Node, at: Rewriter) -> bool:
-    """Whether a Clip can take the place of both.
-
-    Raises:
-        DeclinedError: if the sign of zero would change.
-    """
-    pair = (node, inner)
+    """Whether a Clip can take the place of both."""
     dtype = at.dtype(node.outputs[0])
     if not at.has_operator("Clip", 6 if dtype == ir.DataType.FLOAT else 12):
         return False
-    if any(one.op_type == "Clip" for one in pair) or dtype in COMMON_TYPES:
-        zeros = [one for one in pair if one.op_type in ("Min", "Max") and _has_zero(one, at)]
-        if zeros and dtype is not None and dtype.is_floating_point():
-            raise DeclinedError(f"{zeros[0].op_type} makes 0 of -0, which Clip keeps")
-        return True
-    return False
+    return "Clip" in (node.op_type, inner.op_type) or dtype in COMMON_TYPES
 
 
-def _has_zero(node: ir.Node, at: Rewriter) -> bool:
-    return any(at.is_number(value, 0.0) for value in node.inputs)
+def _require_kept_zeros(node: ir.Node, inner: ir.Node, at: Rewriter) -> None:
+    """Raises DeclinedError if a Min or Max changes the sign of a zero, which others keep."""
+    dtype = at.dtype(node.outputs[0])
+    if dtype is None or not dtype.is_floating_point():
+        return
+    for one in (node, inner):
+        if one.op_type in ("Min", "Max") and any(at.is_number(v, 0.0) for v in one.inputs):
+            raise DeclinedError(f"{one.op_type} makes one zero of both, and Clip keeps their signs")
 
 
 def _become_clip(
