@@ -120,7 +120,7 @@ def build(cls: type[T], raw: Mapping[str, tuple[Raw, int]], scanner: Scanner, wh
         GraphoptError: for an unknown option (with a did-you-mean), a value of the wrong type, an
             option that is missing, or a ValueError of the class's own `__post_init__`.
     """
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls) if raw else {}
     known = {f.name: f for f in fields(cls) if f.init}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for key, (value, column) in raw.items():

@@ -21,7 +21,8 @@ What a model may come out as:
     io-changed   an input, output, metadata, doc string, version, opset import, signature changed
     unstable     a second run of the pipeline changes something (not with --once), or a pass does
                  not say truthfully whether it changed the model
-    not-checked  it draws random numbers, or no engine runs the original; the rest is checked
+    not-checked  it draws random numbers, or no engine runs the original, the rest is checked; or
+                 set-opset refuses to convert it
     absent       the model has no such form, such as no inputs that could be constants
 
 The exit status is 1 if any is wrong, invalid, crash, io-changed or unstable.

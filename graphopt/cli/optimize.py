@@ -65,6 +65,7 @@ from graphopt.pipeline.presets import DEFAULT, PRESETS
     type=click.Path(path_type=Path),
     help="Save the model after each pass there.",
 )
+@click.option("--explain", is_flag=True, help="Say of each near miss why it was not rewritten.")
 @click.option(
     "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write a report."
 )
@@ -83,6 +84,7 @@ def optimize(
     any_order: bool,
     external_data: bool,
     dump: Path | None,
+    explain: bool,
     json_path: Path | None,
 ) -> None:
     """Run passes over the model IN, prove what they did, and write OUT.
@@ -129,6 +131,6 @@ def optimize(
         report = replace(report, output=str(output), after=after)
     if json_path is not None:
         write_json(report, json_path)
-    print_report(report)
+    print_report(report, explain=explain)
     if not optimized.met:
         raise click.exceptions.Exit(1)

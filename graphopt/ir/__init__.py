@@ -7,6 +7,7 @@ from graphopt.ir.edit import (
     add_constant,
     add_initializer,
     drop_unused_initializer,
+    remove_node,
     take_over,
 )
 from graphopt.ir.external import weight_bytes
@@ -26,6 +27,7 @@ from graphopt.ir.query import (
     sole_use,
     static_shape,
     subgraphs,
+    walk,
 )
 from graphopt.ir.saving import save, writable_path, writing
 from graphopt.ir.shapes import forget_shapes, infer_shapes
@@ -53,6 +55,7 @@ __all__ = [
     "model_files",
     "nodes_of",
     "rank",
+    "remove_node",
     "replaced_operators",
     "save",
     "sha256",
@@ -61,6 +64,7 @@ __all__ = [
     "subgraphs",
     "take_over",
     "to_graphsurgeon",
+    "walk",
     "weight_bytes",
     "writable_path",
     "writing",

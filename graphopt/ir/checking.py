@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import onnx
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
+from graphopt.ir.query import DEFAULT_DOMAINS, default_opset
+from graphopt.ir.views import model_view, node_view, value_view, with_parts
+from graphopt.ir.weights import WITHOUT_BYTES, Span, may_be_shape
+
+LeftOut: TypeAlias = "Callable[[onnx.TensorProto], Span | None]"
 
 # Small initializers stay: shape inference reads shapes, axes and the like from them.
 SMALL_TENSOR_BYTES = 1024
+# From here on a Constant can be a sparse tensor: zeros of any shape in a few bytes.
+SPARSE_CONSTANTS_OPSET = 11
 
 
 def check(model: ir.Model, *, where: str = "<model>") -> None:
@@ -18,10 +26,16 @@ def check(model: ir.Model, *, where: str = "<model>") -> None:
     _check(skeleton_of_model(model), where)
 
 
-def check_proto(proto: onnx.ModelProto, *, where: str = "<ModelProto>") -> None:
-    """The same for a proto that has not become an `ir.Model` yet."""
+def check_proto(
+    proto: onnx.ModelProto, *, where: str = "<ModelProto>", left_out: LeftOut | None = None
+) -> None:
+    """The same for a proto that has not become an `ir.Model` yet.
+
+    Args:
+        left_out: where the data of a tensor is, if not in the proto.
+    """
     try:
-        skeleton = _skeleton_of_proto(proto)
+        skeleton = _skeleton_of_proto(proto, left_out or (lambda tensor: None))
     except UnicodeDecodeError as error:
         raise GraphoptError(
             f"is not a valid ONNX model: a name in it is no text ({error})", where=where
@@ -40,33 +54,84 @@ def _check(skeleton: onnx.ModelProto, where: str) -> None:
 def skeleton_of_model(model: ir.Model) -> onnx.ModelProto:
     """`model` as a proto in which the main graph's large initializers are inputs without data.
 
-    It is what the C++ checker and shape inference need, whatever the size of the weights.
+    It is what the C++ checker and shape inference need, whatever the size of the weights. Its nodes
+    are those of `model`, one for one; a large Constant among them is all zeros.
     """
-    skeleton = model.clone()
-    graph = skeleton.graph
+    graph = model.graph
+    added, kept = [], []
     inputs = set(graph.inputs)
-    for name, value in list(graph.initializers.items()):
+    for value in graph.initializers.values():
         tensor = value.const_value
-        if tensor is None:
-            continue
-        if value in inputs:  # a default that a caller may override: its data proves nothing
-            del graph.initializers[name]
-            continue
-        if tensor.nbytes <= SMALL_TENSOR_BYTES:
-            if isinstance(tensor, ir.ExternalTensor):
-                array = tensor.numpy().copy()  # no view: it would keep the file open
-                value.const_value = ir.tensor(array, dtype=tensor.dtype, name=name)
-            continue
-        value.shape = ir.Shape(tensor.shape.numpy())
-        value.type = ir.TensorType(tensor.dtype)
-        del graph.initializers[name]
-        graph.inputs.append(value)
-    return ir.to_proto(skeleton)
+        if value in inputs and tensor is not None:
+            continue  # a default that a caller may override: its data proves nothing
+        if tensor is not None and _is_large(tensor):
+            shape, type_ = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
+            added.append(ir.Value(name=value.name, shape=shape, type=type_))
+        else:
+            kept.append(value_view(value, _in_memory))
+    zeros = default_opset(model) >= SPARSE_CONSTANTS_OPSET
+    large = {i for i, node in enumerate(graph) if zeros and _is_large_constant(node)}
+    inner = _elsewhere if zeros else _in_memory
+    nodes = [
+        node_view(node, inner, _elsewhere if index in large else _in_memory)
+        for index, node in enumerate(graph)
+    ]
+    view = with_parts(graph, inputs=(*graph.inputs, *added), initializers=kept, nodes=nodes)
+    skeleton = ir.to_proto(model_view(model, view))
+    for index in large:
+        _make_zeros(skeleton.graph.node[index].attribute[0])
+    _make_zeros_in_subgraphs(skeleton)
+    return skeleton
 
 
-def _skeleton_of_proto(proto: onnx.ModelProto) -> onnx.ModelProto:
+def _elsewhere(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
+    """A reference in the place of a tensor that is to become zeros."""
+    if not _is_large(tensor):
+        return _in_memory(tensor)
+    shape = ir.Shape(tensor.shape.numpy())
+    return ir.ExternalTensor("", None, None, tensor.dtype, shape=shape, name=tensor.name or "")
+
+
+def _is_large(tensor: ir.TensorProtocol) -> bool:
+    if tensor.dtype in WITHOUT_BYTES or may_be_shape(tensor):
+        return False
+    return tensor.nbytes > SMALL_TENSOR_BYTES
+
+
+def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
+    """A copy of external data, since a reference to it means nothing to the checker."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return None
+    return ir.tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
+
+
+def _is_large_constant(node: ir.Node) -> bool:
+    if node.op_type != "Constant" or node.domain not in DEFAULT_DOMAINS:
+        return False
+    attribute = node.attributes.get("value")
+    if attribute is None or len(node.attributes) != 1 or attribute.is_ref():
+        return False
+    if attribute.type != ir.AttributeType.TENSOR:
+        return False
+    tensor = attribute.as_tensor()
+    return _is_large(tensor)
+
+
+def _make_zeros(attribute: onnx.AttributeProto) -> None:
+    """Makes the tensor of a Constant node one of the same type and shape that takes no space."""
+    dims, data_type = list(attribute.t.dims), attribute.t.data_type
+    attribute.ClearField("t")
+    attribute.name, attribute.type = "sparse_value", onnx.AttributeProto.SPARSE_TENSOR
+    sparse = attribute.sparse_tensor
+    sparse.dims.extend(dims)
+    for part, kind in ((sparse.values, data_type), (sparse.indices, onnx.TensorProto.INT64)):
+        part.name, part.data_type = "none", kind
+        part.dims.append(0)
+
+
+def _skeleton_of_proto(proto: onnx.ModelProto, left_out: LeftOut) -> onnx.ModelProto:
     graph = proto.graph
-    small = [t for t in graph.initializer if _is_small(t)]
+    small = [t for t in graph.initializer if left_out(t) is None and _is_small(t)]
     skeleton = onnx.ModelProto(
         ir_version=proto.ir_version,
         opset_import=proto.opset_import,
@@ -83,13 +148,61 @@ def _skeleton_of_proto(proto: onnx.ModelProto) -> onnx.ModelProto:
             metadata_props=graph.metadata_props,
         ),
     )
-    inputs = {value.name for value in graph.input}
+    known = {value.name for value in graph.input}
+    known.update(tensor.name for tensor in small)
     for tensor in graph.initializer:
-        if not _is_small(tensor) and tensor.name not in inputs:
+        if tensor.name not in known:
             skeleton.graph.input.append(
                 onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             )
+    _fill_constants(skeleton, left_out)
+    _make_zeros_in_subgraphs(skeleton)
     return skeleton
+
+
+def _fill_constants(skeleton: onnx.ModelProto, left_out: LeftOut) -> None:
+    """Gives the Constant nodes whose data was left out zeros, or their data where those cannot be
+    stated without taking as much space."""
+    zeros = _has_sparse_constants(skeleton)
+    for node in skeleton.graph.node:
+        if node.op_type != "Constant" or len(node.attribute) != 1:
+            continue
+        attribute = node.attribute[0]
+        span = left_out(attribute.t)
+        if span is None:
+            continue
+        if zeros:
+            _make_zeros(attribute)
+        else:
+            attribute.t.raw_data = span.read().tobytes()
+
+
+def _make_zeros_in_subgraphs(skeleton: onnx.ModelProto) -> None:
+    """Makes the initializers of subgraphs that are elsewhere Constant nodes that are zeros.
+
+    A subgraph cannot have more inputs than its operator gives it, and the checker looks for
+    external data in the current folder.
+    """
+    if not _has_sparse_constants(skeleton):
+        return
+    for graph in graphs_of(skeleton.graph):
+        if graph is skeleton.graph:
+            continue
+        external = onnx.TensorProto.EXTERNAL
+        for index in reversed(range(len(graph.initializer))):
+            tensor = graph.initializer[index]
+            if tensor.data_location != external:
+                continue
+            node = onnx.NodeProto(op_type="Constant", output=[tensor.name])
+            _make_zeros(node.attribute.add(name="value", t=tensor))
+            graph.node.insert(0, node)
+            del graph.initializer[index]
+
+
+def _has_sparse_constants(proto: onnx.ModelProto) -> bool:
+    domains = proto.opset_import
+    opset = max((entry.version for entry in domains if entry.domain in DEFAULT_DOMAINS), default=1)
+    return opset >= SPARSE_CONSTANTS_OPSET
 
 
 def _is_small(tensor: onnx.TensorProto) -> bool:
@@ -101,8 +214,13 @@ def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """`graph` and all graphs in the attributes of its nodes, at any depth."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from graphs_of(attribute.g)
-            for subgraph in attribute.graphs:
-                yield from graphs_of(subgraph)
+        for body in subgraphs_of(node):
+            yield from graphs_of(body)
+
+
+def subgraphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in the attributes of `node`, in order."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from graphopt.errors import GraphoptError
+from graphopt.ir.facts import Dim, Facts
 from graphopt.ir.query import (
     DEFAULT_DOMAINS,
     constant_tensor,
@@ -18,9 +18,8 @@ from graphopt.ir.query import (
     nodes_of,
     static_shape,
 )
-from graphopt.ir.shapes import forget_shapes, infer_shapes
 
-MacRule = Callable[[ir.Node], "int | None"]
+MacRule = Callable[[ir.Node, "_Shapes"], "int | None"]
 
 
 @dataclass(frozen=True)
@@ -52,27 +51,28 @@ class Cost:
     per_node: tuple[NodeCost, ...]
 
 
-def measure(model: ir.Model, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Cost:
+def measure(
+    model: ir.Model,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    facts: Facts | None = None,
+) -> Cost:
     """Counts the cost of `model`, which is not changed. MACs are counted in the main graph.
 
     Args:
         shapes: shapes of values by name, as seen when one sample ran, for those that cannot be
             inferred.
+        facts: of `model`, if they are at hand.
     """
-    fixed = _with_batch_one(model)
-    if shapes:
-        for name, value in ir.convenience.create_value_mapping(fixed.graph).items():
-            if name in shapes and static_shape(value) is None:
-                value.shape = ir.Shape(shapes[name])
+    look_up = _Shapes(facts or Facts(model), shapes or {})
     rows: list[NodeCost] = []
-    for node in fixed.graph:
+    for node in model.graph:
         rule = _MACS.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
         held = {id(t): t for v in node.inputs if (t := constant_tensor(v)) is not None}
         rows.append(
             NodeCost(
                 name=node.name or "",
                 op_type=node.op_type,
-                macs=rule(node) if rule else 0,
+                macs=rule(node, look_up) if rule else 0,
                 parameters=sum(tensor.size for tensor in held.values()),
             )
         )
@@ -86,6 +86,26 @@ def measure(model: ir.Model, shapes: Mapping[str, tuple[int, ...]] | None = None
         opset=default_opset(model),
         per_node=tuple(rows),
     )
+
+
+class _Shapes:
+    """The shapes of values where they are numbers, for a batch of one."""
+
+    def __init__(self, facts: Facts, seen: Mapping[str, tuple[int, ...]]) -> None:
+        self._facts = facts
+        self._seen = seen
+        self._one = dict.fromkeys(facts.batch_symbols, 1)
+
+    def __call__(self, value: ir.Value | None) -> tuple[int, ...] | None:
+        dims = self._facts.dims(value)
+        shape = None if dims is None else [self._number(dim) for dim in dims]
+        if shape is not None and None not in shape:
+            return tuple(dim for dim in shape if dim is not None)
+        # Last what the file says: of a graph written for another batch size, say.
+        return None if value is None else self._seen.get(value.name or "") or static_shape(value)
+
+    def _number(self, dim: Dim) -> int | None:
+        return dim if isinstance(dim, int) else dim.number(self._one)
 
 
 def _elsewhere(model: ir.Model) -> Iterator[str]:
@@ -114,65 +134,36 @@ def _is_scale_or_zero_point(value: ir.Value) -> bool:
     )
 
 
-def _with_batch_one(model: ir.Model) -> ir.Model:
-    """A copy (sharing weights) in which every symbolic first axis of an input is 1."""
-    copy = model.clone()
-    symbols = set()
-    for value in copy.graph.inputs:
-        if value.shape is not None and len(value.shape) > 0:
-            first = value.shape[0]
-            if isinstance(first, ir.SymbolicDim):
-                symbols.add(first.value)
-                value.shape = ir.Shape([1, *list(value.shape)[1:]])
-    symbols.discard(None)
-    for value in (*copy.graph.inputs, *copy.graph.outputs):
-        if value.shape is not None:
-            value.shape = ir.Shape(
-                [
-                    1 if isinstance(dim, ir.SymbolicDim) and dim.value in symbols else dim
-                    for dim in value.shape
-                ]
-            )
-    forget_shapes(copy.graph)
-    try:
-        infer_shapes(copy)
-    except GraphoptError:
-        # A graph written for another batch size (a Reshape to a fixed size, say): what the
-        # model itself states is then all that is known.
-        return model.clone()
-    return copy
-
-
-def _conv(node: ir.Node) -> int | None:
-    weight, output = static_shape(node.inputs[1]), static_shape(node.outputs[0])
+def _conv(node: ir.Node, shape: _Shapes) -> int | None:
+    weight, output = shape(node.inputs[1]), shape(node.outputs[0])
     if weight is None or output is None:
         return None
     return math.prod(output) * math.prod(weight[1:])  # W is [M, C / group, *kernel]
 
 
-def _conv_transpose(node: ir.Node) -> int | None:
-    weight, data = static_shape(node.inputs[1]), static_shape(node.inputs[0])
+def _conv_transpose(node: ir.Node, shape: _Shapes) -> int | None:
+    weight, data = shape(node.inputs[1]), shape(node.inputs[0])
     if weight is None or data is None:
         return None
     return math.prod(data) * math.prod(weight[1:])  # W is [C, M / group, *kernel]
 
 
-def _matmul(node: ir.Node) -> int | None:
-    data, output = static_shape(node.inputs[0]), static_shape(node.outputs[0])
+def _matmul(node: ir.Node, shape: _Shapes) -> int | None:
+    data, output = shape(node.inputs[0]), shape(node.outputs[0])
     if not data or output is None:
         return None
     return math.prod(output) * data[-1]
 
 
-def _gemm(node: ir.Node) -> int | None:
-    data, output = static_shape(node.inputs[0]), static_shape(node.outputs[0])
+def _gemm(node: ir.Node, shape: _Shapes) -> int | None:
+    data, output = shape(node.inputs[0]), shape(node.outputs[0])
     if data is None or len(data) != 2 or output is None:
         return None
     return math.prod(output) * data[0 if node.attributes.get_int("transA", 0) else 1]
 
 
-def _qlinear_conv(node: ir.Node) -> int | None:
-    weight, output = static_shape(node.inputs[3]), static_shape(node.outputs[0])
+def _qlinear_conv(node: ir.Node, shape: _Shapes) -> int | None:
+    weight, output = shape(node.inputs[3]), shape(node.outputs[0])
     if weight is None or output is None:
         return None
     return math.prod(output) * math.prod(weight[1:])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.ir.query import nodes_of
+from graphopt.ir.query import nodes_of, subgraphs
 
 # The first IR version in which an initializer need not be a graph input as well.
 INITIALIZERS_WITHOUT_INPUTS = 4
@@ -44,7 +44,7 @@ def _names(model: ir.Model) -> Iterator[str]:
 
 def add_initializer(graph: ir.Graph, name: str, data: np.ndarray | ir.TensorProtocol) -> ir.Value:
     """Adds an initializer to `graph`; `name` must be free (see `Names`)."""
-    tensor = ir.tensor(data, name=name) if isinstance(data, np.ndarray) else _named(data, name)
+    tensor = ir.Tensor(data, name=name) if isinstance(data, np.ndarray) else _named(data, name)
     value = ir.Value(
         name=name,
         shape=ir.Shape(tensor.shape.numpy()),
@@ -77,9 +77,11 @@ def add_constant(
     graph = before.graph
     if graph is None:
         raise ValueError(f"node '{before.name}' is not in a graph")
-    if isinstance(graph, ir.Graph) and model.ir_version >= INITIALIZERS_WITHOUT_INPUTS:
+    # The nodes of a function are in an ir.Graph as well, the initializers of which are not saved.
+    in_function = any(function.graph is graph for function in model.functions.values())
+    if not in_function and model.ir_version >= INITIALIZERS_WITHOUT_INPUTS:
         return add_initializer(graph, name, data)
-    tensor = ir.tensor(data, name=name) if isinstance(data, np.ndarray) else data
+    tensor = ir.Tensor(data, name=name) if isinstance(data, np.ndarray) else data
     value = ir.Value(
         name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
     )
@@ -117,3 +119,18 @@ def take_over(old: ir.Value, new: ir.Value) -> bool:
         return True
     old.replace_all_uses_with(new)
     return True
+
+
+def remove_node(node: ir.Node) -> None:
+    """Removes `node`, whose outputs nothing uses, with all uses that its subgraphs make of values.
+
+    `onnx_ir.Graph.remove` leaves those, and a value would go on to look used.
+    """
+    if node.graph is None:
+        raise ValueError(f"node '{node.name}' is in no graph")
+    node.graph.remove(node, safe=True)
+    for graph in subgraphs(node):
+        for inner in ir.traversal.RecursiveGraphIterator(graph):
+            for index, value in enumerate(inner.inputs):
+                if value is not None:
+                    inner.replace_input_with(index, None)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import onnx_ir as ir
+
+from graphopt.ir.weights import WITHOUT_BYTES, DataFileTensor, WeightFile
 
 
 def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
@@ -13,6 +16,19 @@ def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
         for value in graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):
                 yield value.const_value
+
+
+def read_anew(model: ir.Model) -> None:
+    """Has the external data of `model`, which is there, read when it is asked for and not kept."""
+    files: dict[str, WeightFile] = {}
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if not isinstance(tensor, ir.ExternalTensor) or tensor.dtype in WITHOUT_BYTES:
+                continue
+            if tensor.path not in files:
+                files[tensor.path] = WeightFile(Path(tensor.path), inside=Path(tensor.base_dir))
+            value.const_value = DataFileTensor(tensor, files[tensor.path])
 
 
 def weight_bytes(model: ir.Model) -> int:
@@ -35,7 +51,7 @@ def detached(model: ir.Model) -> ir.Model:
     for graph in copy.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
-            if not isinstance(tensor, ir.ExternalTensor):
+            if not isinstance(tensor, ir.ExternalTensor) or isinstance(tensor, DataFileTensor):
                 continue
             if tensor.raw is not None:
                 value.const_value = ir.tensor(

@@ -13,11 +13,18 @@ from google.protobuf.message import DecodeError
 
 from graphopt.errors import GraphoptError
 from graphopt.ir.checking import check_proto, graphs_of
-from graphopt.ir.external import external_tensors
+from graphopt.ir.external import external_tensors, read_anew
 from graphopt.ir.graphsurgeon import from_graphsurgeon, is_graphsurgeon
+from graphopt.ir.leaving_out import LARGE_TENSOR_BYTES, Skeleton, without_weights
+from graphopt.ir.serialized import serialize
+from graphopt.ir.weights import WeightFile
+from graphopt.ir.wire import LARGEST_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
+
+# Small enough to stay in the processor's cache between reading and hashing.
+_HASH_BYTES = 1 << 18
 
 ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model | gs.Graph"
 
@@ -59,14 +66,16 @@ def sha256(source: ModelSource, model: ir.Model) -> str:
     """
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
-    if not isinstance(source, (str, os.PathLike)):
-        content = ir.to_proto(model).SerializeToString(deterministic=True)
-        return hashlib.sha256(content).hexdigest()
     digest = hashlib.sha256()
+    if not isinstance(source, (str, os.PathLike)):
+        for chunk in serialize(model).chunks():
+            digest.update(chunk)
+        return digest.hexdigest()
+    buffer = memoryview(bytearray(_HASH_BYTES))
     for file in model_files(Path(source), model):
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
+        with file.open("rb", buffering=0) as stream:
+            while count := stream.readinto(buffer):
+                digest.update(buffer[:count])
     return digest.hexdigest()
 
 
@@ -77,7 +86,8 @@ def model_files(path: Path, model: ir.Model) -> list[Path]:
 
 def _load_path(path: Path) -> ir.Model:
     try:
-        content = path.read_bytes()
+        skeleton = _skeleton(path) if path.is_file() else None
+        content = path.read_bytes() if skeleton is None else skeleton.content
     except IsADirectoryError:
         raise GraphoptError("is a folder, not an ONNX file", where=str(path)) from None
     except FileNotFoundError:
@@ -86,7 +96,15 @@ def _load_path(path: Path) -> ir.Model:
         raise GraphoptError(f"cannot be read ({error.strerror})", where=str(path)) from None
     proto = _parse(content, str(path))
     del content
-    return _from_proto(proto, str(path), base_dir=path.parent)
+    return _from_proto(proto, str(path), path.parent, skeleton)
+
+
+def _skeleton(path: Path) -> Skeleton | None:
+    """The model in `path` without its large weights; None if it is to be read as a whole."""
+    file = WeightFile(path)
+    if file.size > LARGEST_MESSAGE_BYTES:  # no need to read it to find that out
+        raise _no_model(str(path))
+    return without_weights(file) if file.size > LARGE_TENSOR_BYTES else None
 
 
 def _parse(content: bytes, where: str) -> onnx.ModelProto:
@@ -95,24 +113,36 @@ def _parse(content: bytes, where: str) -> onnx.ModelProto:
     try:
         return onnx.load_model_from_string(content)
     except DecodeError:
-        raise GraphoptError(
-            "is not an ONNX model: truncated, or not a protobuf file",
-            where=where,
-            fix="export or copy it again",
-        ) from None
+        raise _no_model(where) from None
 
 
-def _from_proto(proto: onnx.ModelProto, where: str, base_dir: Path | None = None) -> ir.Model:
+def _no_model(where: str) -> GraphoptError:
+    return GraphoptError(
+        "is not an ONNX model: truncated, or not a protobuf file",
+        where=where,
+        fix="export or copy it again",
+    )
+
+
+def _from_proto(
+    proto: onnx.ModelProto,
+    where: str,
+    base_dir: Path | None = None,
+    skeleton: Skeleton | None = None,
+) -> ir.Model:
     _require_whole(proto, where)
-    check_proto(proto, where=where)
+    check_proto(proto, where=where, left_out=None if skeleton is None else skeleton.span_of)
     try:
         model = ir.from_proto(proto)
     except (ValueError, TypeError, KeyError, NotImplementedError, ir.serde.SerdeError) as error:
         cause = error.__cause__ or error
         raise GraphoptError(f"is not a valid ONNX model: {cause}", where=where) from None
+    if skeleton is not None:
+        skeleton.put_back(model.graph)
     if base_dir is not None:
         ir.external_data.set_base_dir(model.graph, base_dir)
         _require_external_data(model, where)
+        read_anew(model)
     return model
 
 

@@ -8,13 +8,28 @@ import numpy as np
 import onnx_ir as ir
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def nodes_of(model: ir.Model) -> Iterator[ir.Node]:
     """Every node of `model`: main graph, subgraphs at any depth, and functions."""
-    yield from ir.traversal.RecursiveGraphIterator(model.graph)
+    yield from walk(model.graph)
     for function in model.functions.values():
-        yield from ir.traversal.RecursiveGraphIterator(function)
+        yield from walk(function)
+
+
+def walk(graph: ir.Graph | ir.Function) -> Iterator[ir.Node]:
+    """Every node of `graph`, each ahead of those in its subgraphs.
+
+    As onnx_ir's RecursiveGraphIterator, in a tenth of the time: passes do little else.
+    """
+    for node in graph:
+        yield node
+        for attribute in node.attributes.data.values():  # a UserDict, whose own methods are slow
+            if attribute.type in _GRAPHS:
+                for inner in subgraphs(node):
+                    yield from walk(inner)
+                break
 
 
 def count_nodes(model: ir.Model) -> int:
@@ -60,12 +75,13 @@ def _attribute_tensor(name: str, attribute: ir.Attr) -> ir.TensorProtocol | None
     """
     if attribute.is_ref():
         return None
-    if name == "value":
-        return attribute.as_tensor()
+    if name == "value":  # not `as_tensor`, whose check against a Protocol takes 100 us
+        tensor: ir.TensorProtocol = attribute.value
+        return tensor
     if name in ("value_int", "value_ints"):
-        return ir.tensor(np.array(attribute.value, dtype=np.int64))
+        return ir.Tensor(np.array(attribute.value, dtype=np.int64))
     if name in ("value_float", "value_floats"):
-        return ir.tensor(np.array(attribute.value, dtype=np.float32))
+        return ir.Tensor(np.array(attribute.value, dtype=np.float32))
     if name in ("value_string", "value_strings"):
         texts = [attribute.value] if name == "value_string" else attribute.value
         encoded = [text.encode() if isinstance(text, str) else bytes(text) for text in texts]
@@ -112,7 +128,7 @@ def rank(value: ir.Value | None) -> int | None:
 
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
     """The graphs in the attributes of `node`, such as the branches of an If."""
-    for attribute in node.attributes.values():
+    for attribute in node.attributes.data.values():
         if attribute.type == ir.AttributeType.GRAPH:
             yield attribute.as_graph()
         elif attribute.type == ir.AttributeType.GRAPHS:

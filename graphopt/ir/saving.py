@@ -9,14 +9,20 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
-from graphopt.ir.external import detached, embedded, external_tensors, weight_bytes
+from graphopt.ir.external import external_tensors, weight_bytes
+from graphopt.ir.serialized import serialize, write_tensor
+from graphopt.ir.weights import WITHOUT_BYTES, DataFileTensor, may_be_shape
+from graphopt.ir.wire import LARGEST_MESSAGE_BYTES
 
 # protobuf refuses a message of 2 GiB; the graph beside the weights needs room too.
 EMBEDDED_LIMIT_BYTES = 2**31 - 2**26
+# Smaller weights stay inside when the others go out, as onnx_ir has it.
+EXTERNAL_ABOVE_BYTES = 256
 
 
 def save(
@@ -47,14 +53,57 @@ def save(
             where=str(path),
             fix="write external data",
         )
-    _map_before_replacing(model, path)
+    _hold_before_replacing(model, path)
     with writing(path) as folder:
-        if external_data:
-            ir.save(detached(model), folder / path.name, external_data=f"{path.name}.data")
-        else:
-            content = ir.to_proto(embedded(model)).SerializeToString(deterministic=True)
-            (folder / path.name).write_bytes(content)
+        data = _DataFile(f"{path.name}.data")
+        content = serialize(model, data.put if external_data else None)
+        if content.size > LARGEST_MESSAGE_BYTES:
+            raise GraphoptError(
+                f"the model is {content.size:,} bytes, which do not fit into one ONNX file",
+                where=str(path),
+                fix="external data takes the initializers; the rest must shrink"
+                if external_data
+                else "write external data",
+            )
+        if data.tensors:
+            with (folder / data.name).open("wb") as file:
+                data.write(file)
+        with (folder / path.name).open("wb") as file:
+            content.write(file)
         return sum(file.stat().st_size for file in folder.iterdir())
+
+
+class _DataFile:
+    """The file that takes the weights, one behind the other as onnx_ir writes them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.tensors: list[ir.TensorProtocol] = []
+        self._size = 0
+
+    def put(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
+        """`tensor` as it is in this file; None if it stays inside."""
+        if tensor.dtype in WITHOUT_BYTES or may_be_shape(tensor):
+            return None
+        if tensor.nbytes <= EXTERNAL_ABOVE_BYTES:
+            return None
+        placed = ir.ExternalTensor(
+            self.name,
+            self._size,
+            tensor.nbytes,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=tensor.name or "",
+            doc_string=tensor.doc_string,
+            metadata_props=dict(tensor.metadata_props),
+        )
+        self.tensors.append(tensor)
+        self._size += tensor.nbytes
+        return placed
+
+    def write(self, file: BinaryIO) -> None:
+        for tensor in self.tensors:
+            write_tensor(tensor, tensor.nbytes, file)
 
 
 def writable_path(path: str | os.PathLike[str]) -> Path:
@@ -127,15 +176,20 @@ def _move(files: list[Path], path: Path) -> None:
         raise
 
 
-def _map_before_replacing(model: ir.Model, path: Path) -> None:
-    """Opens the external data of `model` that is about to be replaced, so that it stays readable.
-
-    The tensors are mapped into memory, and a mapping outlives its file.
-    """
-    target = path.with_name(f"{path.name}.data").resolve()
+def _hold_before_replacing(model: ir.Model, path: Path) -> None:
+    """Opens what `model` reads from files that are about to be replaced: it stays readable."""
+    targets = {path.resolve(), path.with_name(f"{path.name}.data").resolve()}
+    resolved: dict[Path, Path] = {}
     for tensor in external_tensors(model):
-        if Path(tensor.path).resolve() == target:
-            tensor.numpy()
+        file = tensor.span.file.path if isinstance(tensor, DataFileTensor) else Path(tensor.path)
+        if file not in resolved:
+            resolved[file] = file.resolve()
+        if resolved[file] not in targets:
+            continue
+        if isinstance(tensor, DataFileTensor):
+            tensor.span.file.hold()
+        else:
+            tensor.numpy()  # mapped into memory, and a mapping outlives its file
 
 
 def _write_error(path: Path, error: OSError) -> GraphoptError:

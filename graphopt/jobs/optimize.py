@@ -95,7 +95,8 @@ def optimize(
     model = load(source)
     context = _context(model, calibration, evaluation, target, progress)
     check_needs(pipeline, context)
-    probes = _probes(model, context)
+    wanted = latency or verify != "off"
+    probes = _probes(model, context) if wanted else _Probes([], "nothing", "nothing is to be run")
     timing, verifier = Timing(), Verify(probes.feeds, verify, tolerance, probes.missing)
     instruments: list[Instrument] = [timing]
     if verify != "off":
@@ -104,7 +105,9 @@ def optimize(
         instruments.append(Dump(Path(dump)))
     digest = sha256(source, model)
     before = _figures(model, probes, context)  # first, so that a bad evaluation is told at once
-    result = run(pipeline, model, context, instruments, any_order=any_order)
+    own = not isinstance(source, ir.Model) and not latency  # nobody else needs the original
+    reload = (lambda: load(source)) if own else None
+    result = run(pipeline, model, context, instruments, any_order=any_order, reload=reload)
     if result.modified or not read_record(model):
         write_record(
             result.model,
@@ -185,7 +188,7 @@ def _probes(model: ir.Model, context: PassContext) -> _Probes:
 
 
 def _figures(model: ir.Model, probes: _Probes, context: PassContext) -> ModelFigures:
-    cost = _cost(model, probes)
+    cost = _cost(model, probes, context)
     evaluation = context.evaluation
     return ModelFigures(
         nodes=cost.nodes,
@@ -197,8 +200,8 @@ def _figures(model: ir.Model, probes: _Probes, context: PassContext) -> ModelFig
     )
 
 
-def _cost(model: ir.Model, probes: _Probes) -> Cost:
-    cost = measure(model)
+def _cost(model: ir.Model, probes: _Probes, context: PassContext) -> Cost:
+    cost = measure(model, facts=context.analyses.facts(model))
     if not cost.unknown or not probes.feeds:
         return cost
     try:
@@ -227,6 +230,7 @@ def _step_rows(result: RunResult, seconds: Sequence[float]) -> tuple[StepRow, ..
             nodes_after=record.nodes_after,
             rewrites=record.rewrites,
             notes=record.notes,
+            declined=record.declined,
             details=record.details,
         )
         for record, elapsed in zip(result.steps, seconds, strict=True)

@@ -94,23 +94,42 @@ class NoOperator:
 class Analyses:
     """What passes have found out about a model, for the passes after them.
 
-    The runner lets go of it after a pass that does not declare `keeps_facts`.
+    The runner tells it what a pass has changed. A context that is used without the runner serves
+    one model that does not change between passes.
     """
 
     def __init__(self) -> None:
         self._model: ir.Model | None = None
         self._facts: Facts | None = None
+        self._nodes: list[ir.Node] | None = None
 
     def facts(self, model: ir.Model) -> Facts:
         """What is certain about the values of `model`; see `graphopt.ir.facts`."""
-        if self._facts is None or self._model is not model:
+        self._turn_to(model)
+        if self._facts is None:
             from graphopt.ir.facts import Facts
 
-            self._model, self._facts = model, Facts(model)
+            self._facts = Facts(model)
         return self._facts
 
-    def forget(self) -> None:
-        self._model = self._facts = None
+    def nodes(self, model: ir.Model) -> list[ir.Node]:
+        """All nodes of `model`, as `graphopt.ir.nodes_of` gives them."""
+        self._turn_to(model)
+        if self._nodes is None:
+            from graphopt.ir import nodes_of
+
+            self._nodes = list(nodes_of(model))
+        return self._nodes
+
+    def changed(self, *, keeps_facts: bool) -> None:
+        """A pass has changed the model; whether all facts still hold."""
+        self._nodes = None
+        if not keeps_facts:
+            self._facts = None
+
+    def _turn_to(self, model: ir.Model) -> None:
+        if self._model is not model:
+            self._model, self._facts, self._nodes = model, None, None
 
 
 @dataclass(frozen=True)

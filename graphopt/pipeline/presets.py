@@ -5,7 +5,7 @@ from __future__ import annotations
 PRESETS: dict[str, str] = {
     "simplify": "repeat(inline,fold-constants,eliminate-noops,collapse-chains,push-transposes,"
     "merge-duplicates,eliminate-dead)",
-    "fuse": "repeat(fuse-conv-bn,fuse-affine,fuse-pad,fuse-normalizations,fuse-activations,"
+    "fuse": "repeat(fuse-normalizations,fuse-activations,fuse-affine,fuse-pad,"
     "fuse-layout,fuse-gemm)",
     "lossless": "repeat(simplify,fuse)",
     "int8": "lossless,quantize",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import version
 
 import onnx_ir as ir
@@ -41,6 +42,7 @@ def read_record(model: ir.Model) -> dict[str, str]:
     }
 
 
+@cache
 def versions() -> str:
     """The versions that decide what comes out."""
     packages = ("graphopt", "numpy", "onnx", "onnx-ir", "onnxruntime")

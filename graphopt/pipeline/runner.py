@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
-from graphopt.ir import check, count_nodes
+from graphopt.ir import check
 from graphopt.pipeline.base import (
     Declined,
     Effect,
@@ -71,8 +71,12 @@ def run(
     instruments: Sequence[Instrument] = (),
     *,
     any_order: bool = False,
+    reload: Callable[[], ir.Model] | None = None,
 ) -> RunResult:
     """Runs `pipeline` over a copy of `model` that shares its weights; `model` is not changed.
+
+    Args:
+        reload: gives `model` once more. With it no copy is made: `model` itself is changed.
 
     Raises:
         GraphoptError: before anything runs, if the order of stages goes back (unless
@@ -82,14 +86,15 @@ def run(
         check_order(pipeline)
     check_needs(pipeline, context)
     runner = _Runner(context, instruments)
-    copy = model.clone()
+    copy = model if reload else model.clone()
     for instrument in instruments:
         instrument.start(copy)
     copy = runner.steps(pipeline.steps, copy)
     try:
         runner.check(copy)
     except GraphoptError:
-        _Runner(context, (), check_each=True).steps(pipeline.steps, model.clone())
+        again = reload() if reload else model.clone()
+        _Runner(context, (), check_each=True).steps(pipeline.steps, again)
         raise  # not reached unless a pass is not deterministic
     for instrument in instruments:
         instrument.end(copy)
@@ -156,7 +161,7 @@ class _Runner:
             self.check(model)
         for instrument in self._instruments:
             instrument.before(step, model)
-        nodes_before = count_nodes(model)
+        nodes_before = len(self._context.analyses.nodes(model))
         try:
             result = step.run(model, self._context)
         except GraphoptError as error:
@@ -166,14 +171,14 @@ class _Runner:
         if result.modified or result.model is not model:
             self._version += 1
             self._unchecked.append(step.name)
-            if not step.keeps_facts or result.model is not model:
-                self._context.analyses.forget()
+            self._context.analyses.changed(keeps_facts=step.keeps_facts)
         if step.effect is Effect.LOSSY or self._check_each:
             self.check(result.model)
         if step.effect is Effect.EXACT and not result.modified:
             self._settled[step] = self._version
         check_invariants(step, result.model, step.ensures, "after")
-        self.records.append(_record(step, result, nodes_before))
+        nodes_after = len(self._context.analyses.nodes(result.model))
+        self.records.append(_record(step, result, nodes_before, nodes_after))
         for instrument in self._instruments:
             instrument.after(step, result)
         return result.model
@@ -187,7 +192,7 @@ class _Runner:
             self._unchecked.clear()
 
 
-def _record(step: Pass, result: PassResult, nodes_before: int) -> StepRecord:
+def _record(step: Pass, result: PassResult, nodes_before: int, nodes_after: int) -> StepRecord:
     return StepRecord(
         step=step,
         modified=result.modified,
@@ -196,5 +201,5 @@ def _record(step: Pass, result: PassResult, nodes_before: int) -> StepRecord:
         declined=tuple(result.declined),
         details=dict(result.details),
         nodes_before=nodes_before,
-        nodes_after=count_nodes(result.model) if result.modified else nodes_before,
+        nodes_after=nodes_after,
     )

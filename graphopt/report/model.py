@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphopt.ir import Cost
+from graphopt.pipeline.base import Declined
 from graphopt.runtime.difference import Difference
 
 
@@ -41,6 +42,8 @@ class StepRow:
     nodes_after: int
     rewrites: dict[str, int]
     notes: tuple[str, ...]
+    declined: tuple[Declined, ...] = field(repr=False)
+    """Near misses: rewrites whose pattern is there but that were not applied, and why."""
     details: dict[str, Any] = field(repr=False)
 
 

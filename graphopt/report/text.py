@@ -19,6 +19,7 @@ from graphopt.report.model import (
     Score,
     Verification,
 )
+from graphopt.report.rewrites import PassSummary, near_misses, summarize
 from graphopt.runtime.difference import Difference
 
 if TYPE_CHECKING:
@@ -26,13 +27,18 @@ if TYPE_CHECKING:
 
 TOP_NODES = 10
 MAX_NOTES = 12
+MAX_NAMES = 3
 PLAIN_WIDTH = 110  # where the output is no terminal and has no width of its own
 
 
-def print_report(report: Report) -> None:
-    """The before/after table, what each pass did, and how far the outputs moved."""
+def print_report(report: Report, *, explain: bool = False) -> None:
+    """What each pass did, the before/after table, and how far the outputs moved.
+
+    Args:
+        explain: whether to say of each near miss why it was not rewritten.
+    """
     console = _console()
-    _print_steps(console, report)
+    _print_passes(console, summarize(report.steps), explain=explain)
     console.print(_figures_table(report))
     _print_verification(console, report.verification)
     if report.evaluation is not None:
@@ -45,19 +51,34 @@ def print_report(report: Report) -> None:
         console.print("[red]no model was written[/]: the score fell by more than --max-drop")
 
 
-def _print_steps(console: Console, report: Report) -> None:
-    for row in report.steps:
-        if not row.modified and not row.notes:
+def _print_passes(console: Console, passes: Sequence[PassSummary], *, explain: bool) -> None:
+    for row in passes:
+        if not row.rewrites and not row.notes and not (explain and row.declined):
             continue
-        did = ", ".join(f"{count} x {name}" for name, count in row.rewrites.items())
+        did = ", ".join(f"{count} x {name}" for name, count in sorted(row.rewrites.items()))
+        change = f", nodes {-row.nodes_removed:+}" if row.nodes_removed else ""
         console.print(
-            f"[bold]{escape(row.step)}[/] ({row.seconds:.2f} s, nodes {row.nodes_before} -> "
-            f"{row.nodes_after}): {escape(did) or 'nothing to do'}"
+            f"[bold]{escape(row.step)}[/] ({row.seconds:.2f} s{change}): "
+            f"{escape(did) or 'nothing to do'}"
         )
         for note in row.notes[:MAX_NOTES]:
             console.print(f"  - {escape(note)}")
         if len(row.notes) > MAX_NOTES:
             console.print(f"  - and {len(row.notes) - MAX_NOTES} more notes (see --json)")
+        if explain:
+            _print_near_misses(console, row)
+    missed = sum(len(row.declined) for row in passes)
+    if missed and not explain:
+        console.print(f"{missed} near misses were left as they are (--explain says why)")
+
+
+def _print_near_misses(console: Console, row: PassSummary) -> None:
+    for (rewrite, op_type, reason), nodes in near_misses(row.declined).items():
+        shown = ", ".join(f"'{name}'" for name in nodes[:MAX_NAMES])
+        more = f" and {len(nodes) - MAX_NAMES} more" if len(nodes) > MAX_NAMES else ""
+        console.print(
+            f"  - {escape(rewrite)}: {op_type} {escape(shown)}{more} kept: {escape(reason)}"
+        )
 
 
 def _figures_table(report: Report) -> Table:

@@ -40,7 +40,8 @@ class _Engine:
                     self._rules.setdefault(operator, []).append(rule)
         self.counts: Counter[str] = Counter()
         self._declined: dict[tuple[str, ir.Node], str] = {}
-        self._queue = deque(node for node in nodes_of(model) if self._has_rules(node))
+        self._model = model
+        self._queue = deque(node for node in context.analyses.nodes(model) if self._has_rules(node))
         self._queued = set(self._queue)
         self._left = MAX_REWRITES_PER_NODE * (len(self._queue) + 20)
         self._at = Rewriter(model, context, self._touch)
@@ -55,6 +56,19 @@ class _Engine:
             self._queued.add(node)
 
     def run(self) -> None:
+        """In rounds over the whole model until one changes nothing.
+
+        A rule may depend on more than the nodes next to its own, such as on who else uses a value.
+        """
+        done = 0
+        self._drain()
+        while self.counts.total() > done:
+            done = self.counts.total()
+            for node in nodes_of(self._model):
+                self._touch(node)
+            self._drain()
+
+    def _drain(self) -> None:
         while self._queue:
             node = self._queue.popleft()
             self._queued.discard(node)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -31,6 +31,9 @@ Attributes = Mapping[str, Any]
 # A constant beyond this is read only by rules that mean to change it.
 SMALL_ELEMENTS = 64
 
+# Constants up to this are not made twice.
+SHARED_BYTES = 1 << 14
+
 
 class Rewriter:
     """The graph as rules see it.
@@ -50,6 +53,7 @@ class Rewriter:
         self._replaced = replaced_operators(model)
         self._touched = touched
         self._names: Names | None = None
+        self._made: dict[Hashable, tuple[ir.Value, ir.TensorProtocol | None]] = {}
 
     # Questions
 
@@ -132,6 +136,11 @@ class Rewriter:
         """Whether `value` is an initializer that no caller can override, or a Constant node's."""
         return constant_tensor(value) is not None
 
+    def owns(self, node: ir.Node, index: int) -> bool:
+        """Whether nothing but `node` uses the constant input `index`: without it, it goes."""
+        value = node.inputs[index]
+        return value is not None and not value.is_graph_input() and sole_use(value) is node
+
     def array(self, value: ir.Value | None) -> np.ndarray | None:
         """The constant `value` of any size (ml_dtypes for what numpy lacks); None if it is none."""
         tensor = constant_tensor(value)
@@ -191,8 +200,19 @@ class Rewriter:
         return self._names.fresh(base)
 
     def constant(self, data: np.ndarray, base: str, before: ir.Node) -> ir.Value:
-        """A new constant, named after `base`, that `before` and the nodes after it can use."""
-        return add_constant(self.model, self.fresh(base), data, before)
+        """A constant, named after `base`, that `before` and the nodes after it can use.
+
+        An initializer of this graph that these rewrites made of the same bytes is used again.
+        """
+        if data.nbytes > SHARED_BYTES:
+            return add_constant(self.model, self.fresh(base), data, before)
+        key = (before.graph, data.dtype, data.shape, data.tobytes())
+        made, tensor = self._made.get(key, (None, None))
+        if made is not None and made.is_initializer() and made.const_value is tensor:
+            return made
+        value = add_constant(self.model, self.fresh(base), data, before)
+        self._made[key] = value, value.const_value
+        return value
 
     def insert(
         self,
@@ -208,15 +228,90 @@ class Rewriter:
         Args:
             base: what its names begin with; the name of the first output of `before` if left out.
         """
-        graph = before.graph
+        return self.insert_node(before, op_type, inputs, attributes, base=base).outputs[0]
+
+    def insert_node(
+        self,
+        anchor: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Attributes | None = None,
+        *,
+        base: str | None = None,
+        outputs: int = 1,
+        after: bool = False,
+    ) -> ir.Node:
+        """A new node right ahead of `anchor`, or right `after` it; see `insert`."""
+        graph = anchor.graph
         if graph is None:
-            raise ValueError(f"node '{before.name}' is in no graph")
-        name = self.fresh(base or f"{before.outputs[0].name}_{op_type.lower()}")
-        node = ir.Node("", op_type, inputs, ir.convenience.convert_attributes(attributes or {}))
-        node.name, node.outputs[0].name = name, name
-        graph.insert_before(before, node)
+            raise ValueError(f"node '{anchor.name}' is in no graph")
+        base = base or f"{anchor.outputs[0].name}_{op_type.lower()}"
+        node = self._new(op_type, inputs, attributes, base, outputs)
+        if after:
+            graph.insert_after(anchor, node)
+        else:
+            graph.insert_before(anchor, node)
         self._touched(node)
-        return node.outputs[0]
+        return node
+
+    def insert_behind(
+        self,
+        value: ir.Value,
+        graph: ir.Graph | ir.Function,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Attributes | None = None,
+        *,
+        outputs: int = 1,
+    ) -> ir.Node:
+        """A new node as early in `graph` as `value` is there, its names after that of `value`.
+
+        That is right behind the node that makes it, or at the start of the graph. Of the `inputs`
+        none may be made later than `value`.
+        """
+        producer = value.producer()
+        behind = producer is not None and producer.graph is graph
+        anchor = producer if behind and producer is not None else graph[0]
+        return self.insert_node(
+            *(anchor, op_type, inputs, attributes),
+            base=f"{value.name}_{op_type.lower()}",
+            outputs=outputs,
+            after=behind,
+        )
+
+    def compute(
+        self,
+        before: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        attributes: Attributes | None = None,
+        *,
+        by: Callable[..., np.ndarray],
+    ) -> ir.Value:
+        """`insert`, or, where all inputs are constants, a constant that `by` makes of them."""
+        arrays = [self.array(value) for value in inputs]
+        if any(array is None for array in arrays):
+            return self.insert(before, op_type, inputs, attributes)
+        base = f"{inputs[0].name}_{op_type.lower()}"
+        result = self.constant(np.array(by(*arrays)), base, before)
+        for value in inputs:
+            self.release(value)
+        return result
+
+    def _new(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Attributes | None,
+        base: str,
+        outputs: int,
+    ) -> ir.Node:
+        given = ir.convenience.convert_attributes(attributes or {})
+        node = ir.Node("", op_type, inputs, given, num_outputs=outputs)
+        for value in node.outputs:
+            value.name = self.fresh(base)
+        node.name = node.outputs[0].name
+        return node
 
     def become(
         self,
@@ -281,7 +376,7 @@ class Rewriter:
         """
         old = node.inputs[index] if index < len(node.inputs) else None
         if old is not None and old.is_initializer() and self._is_own(old, node):
-            old.const_value = ir.tensor(data, name=old.name)
+            old.const_value = ir.Tensor(data, name=old.name)
             old.shape, old.type = ir.Shape(data.shape), ir.TensorType(old.const_value.dtype)
             self.facts.forget(old)
             self._around(node)

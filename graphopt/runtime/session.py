@@ -15,10 +15,15 @@ import onnxruntime as ort
 from graphopt.data.feeds import Feed
 from graphopt.errors import GraphoptError
 from graphopt.ir import default_opset, save
-from graphopt.ir.external import embedded, weight_bytes
+from graphopt.ir.leaving_out import LARGE_TENSOR_BYTES
 from graphopt.ir.saving import EMBEDDED_LIMIT_BYTES
+from graphopt.ir.serialized import serialize
+from graphopt.ir.weights import DataFileTensor, FileTensor, WeightFile, may_be_shape
 
 ort.set_default_logger_severity(4)  # its warnings on stderr are not for graphopt's users
+
+
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class Session:
@@ -45,7 +50,7 @@ class Session:
         if not optimize:  # waiting threads that spin take the processor from numpy's between runs
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            with _as_source(model) as source:
+            with _as_source(model, options) as source:
                 self._session = ort.InferenceSession(
                     source, options, providers=["CPUExecutionProvider"]
                 )
@@ -90,12 +95,59 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _as_source(model: ir.Model) -> Iterator[bytes | str]:
-    """`model` as ONNX Runtime takes it: bytes, or a temporary file if it is too large for that."""
-    if weight_bytes(model) <= EMBEDDED_LIMIT_BYTES:
-        yield ir.to_proto(embedded(model)).SerializeToString()
+def _as_source(model: ir.Model, options: ort.SessionOptions) -> Iterator[bytes | str]:
+    """`model` as ONNX Runtime takes it: bytes, or a temporary file if it is too large for that.
+
+    Weights that are in a file already are left there, for ONNX Runtime to read: otherwise they
+    would be in memory three times until it has made its own copy.
+    """
+    files = _Files(model)
+    content = serialize(model, files.reference)
+    if content.size <= EMBEDDED_LIMIT_BYTES:
+        if files.folder is not None:
+            options.add_session_config_entry(_EXTERNAL_FOLDER, str(files.folder))
+        yield b"".join(content.chunks())
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         save(model, path, external_data=True)
         yield str(path)
+
+
+class _Files:
+    """The weights of a model that ONNX Runtime can read from files, all of one folder."""
+
+    def __init__(self, model: ir.Model) -> None:
+        # Those of the main graph: in a body, not every version of ONNX Runtime looks for files.
+        self._tensors = {id(value.const_value) for value in model.graph.initializers.values()}
+        self._usable: dict[Path, bool] = {}
+        self.folder: Path | None = None
+
+    def reference(self, tensor: ir.TensorProtocol) -> ir.ExternalTensor | None:
+        """A reference to the data of `tensor`; None if it is to be inside."""
+        if not isinstance(tensor, (FileTensor, DataFileTensor)) or id(tensor) not in self._tensors:
+            return None
+        span = tensor.span
+        if (
+            span.length < LARGE_TENSOR_BYTES
+            or may_be_shape(tensor)
+            or not self._is_usable(span.file)
+        ):
+            return None
+        return ir.ExternalTensor(
+            span.file.path.name,
+            span.offset,
+            span.length,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=tensor.name or "",
+        )
+
+    def _is_usable(self, file: WeightFile) -> bool:
+        if self.folder not in (None, file.path.parent):
+            return False
+        if file.path not in self._usable:
+            self._usable[file.path] = file.is_in_place()
+        if self._usable[file.path]:
+            self.folder = file.path.parent
+        return self._usable[file.path]

@@ -15,6 +15,8 @@ import onnx
 import pytest
 from models import MLP, proto
 
+from graphopt.pipeline.text import parse
+
 GRAPHOPT = Path(sys.executable).with_name("graphopt")
 
 
@@ -79,7 +81,7 @@ def test_bad_pipelines(folder: Path) -> None:
     assert "column 1" in line
     assert "did you mean 'ratio'" in bad(folder, *optimize("--passes", "prune-channels{ratoi=1}"))
     assert "stands after" in bad(
-        folder, *optimize("--passes", "quantize,fuse-conv-bn", "--calib", "calib.npz")
+        folder, *optimize("--passes", "quantize,fuse-affine", "--calib", "calib.npz")
     )
     assert "exclude each other" in bad(
         folder, *optimize("--passes", "quantize", "--preset", "int8")
@@ -131,7 +133,7 @@ def test_optimize_writes_a_model_and_a_report(folder: Path) -> None:
     assert "wrote out.onnx" in done.stdout
     onnx.checker.check_model(str(folder / "out.onnx"), full_check=True)
     report = json.loads((folder / "r.json").read_text())
-    assert report["pipeline"] == "repeat(fold-constants,eliminate-dead),fuse-conv-bn"
+    assert report["pipeline"] == str(parse("lossless"))
     assert report["after"]["file_bytes"] == (folder / "out.onnx").stat().st_size
     assert report["before"]["file_bytes"] == (folder / "m.onnx").stat().st_size
     assert report["before"]["macs"] == 18
@@ -200,7 +202,7 @@ def test_inspect_for_people_and_scripts(folder: Path) -> None:
 
 def test_passes_lists_and_explains(folder: Path) -> None:
     listing = graphopt("passes", cwd=folder).stdout
-    for name in ("fold-constants", "eliminate-dead", "fuse-conv-bn", "prune-channels", "quantize"):
+    for name in ("fold-constants", "eliminate-dead", "fuse-affine", "prune-channels", "quantize"):
         assert name in listing
     assert "simplify" in listing
     assert "ratio" in graphopt("passes", "prune-channels", cwd=folder).stdout

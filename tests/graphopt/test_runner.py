@@ -93,6 +93,26 @@ def test_an_invalid_result_names_the_pass() -> None:
         go(Vandal())
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_the_pass_that_broke_the_model_is_named_among_others(own: bool) -> None:
+    steps = Pipeline((Scale(), Vandal(), Scale(by=2.0)))
+    with pytest.raises(graphopt.GraphoptError, match=r"the result of pass 'vandal'.*NoSuchOp"):
+        run(steps, model(), PassContext(), reload=model if own else None)
+
+
+def test_a_model_that_can_be_loaded_again_is_not_copied() -> None:
+    original = model()
+    assert run(Pipeline((Scale(),)), original, PassContext(), reload=model).model is original
+
+
+def test_an_exact_pass_is_not_run_again_on_a_model_that_it_has_left_alone() -> None:
+    body = Pipeline((graphopt.parse("eliminate-dead").steps[0], Countdown()))
+    m = model()
+    m.metadata_props["left"] = "2"
+    steps = run(Pipeline((Repeat(body), body.steps[0])), m, PassContext()).steps  # type: ignore[arg-type]
+    assert [record.step.name for record in steps] == [*["eliminate-dead", "countdown"] * 3]
+
+
 def test_repeat_stops_when_nothing_changes_and_at_its_maximum() -> None:
     m = model()
     m.metadata_props["left"] = "3"

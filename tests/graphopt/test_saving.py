@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import onnx
@@ -117,10 +118,10 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, extern
 
 
 def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, data: bytes) -> int:
+    def full(self: Path, mode: str) -> BinaryIO:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(graphopt.GraphoptError, match="No space left on device"):
         graphopt.save(model(), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
@@ -158,7 +159,7 @@ def test_a_model_with_small_external_tensors_goes_through_everything(tmp_path: P
     source = graphopt.load(path)
     bias = source.graph.initializers["b"].const_value
     held = bias.numpy()  # a view that someone keeps
-    result = graphopt.optimize(source, "lossless", latency=True)
+    result = graphopt.optimize(source, "fold-constants,eliminate-dead", latency=True)
     assert result.report.verification.total[0].exact
     for external in (True, False):
         graphopt.save(result.model, tmp_path / "out.onnx", external_data=external)

@@ -1,4 +1,4 @@
-"""What the pages of tests on fuse-conv-bn share."""
+"""What the pages of tests on fuse-affine share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from rewriting import Outcome, apply, both, held, run
 
-from graphopt_passes.fuse_conv_bn import FuseConvBn
+from graphopt_passes.fuse_affine import FuseAffine
 
 CONV = "c = Conv (x, w) \n y = BatchNormalization (c, s, b, m, v)"
 IMAGE = "float[N, 3, 8, 8] x"
@@ -40,7 +40,7 @@ def weight(*shape: int, dtype: type = np.float32, name: str = "w") -> Edit:
 
 
 def fuse(text: str, *edits: Edit) -> Outcome:
-    return apply(FuseConvBn(), text, both(*edits))
+    return apply(FuseAffine(), text, both(*edits))
 
 
 def close(outcome: Outcome, *shape: int, limit: float = 1e-6) -> bool:

@@ -48,6 +48,11 @@ class Outcome:
         return "\n".join(self.result.notes)
 
     @property
+    def reasons(self) -> str:
+        """The reasons of what was declined, one a line."""
+        return "\n".join(near_miss.reason for near_miss in self.result.declined)
+
+    @property
     def rewrites(self) -> dict[str, int]:
         return dict(self.result.rewrites)
 

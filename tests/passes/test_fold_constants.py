@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -243,18 +245,24 @@ def test_a_divisor_that_is_computed_is_looked_at_first() -> None:
     [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.int4],
     ids=["bfloat16", "float8", "int4"],
 )
-def test_types_that_numpy_lacks_are_barriers(dtype: type) -> None:
+def test_types_that_numpy_lacks_are_moved_but_not_computed(dtype: type) -> None:
     w = np.array([[1, 2], [3, 4]]).astype(dtype)
     kind = TensorProto.DataType.Name(onnx.numpy_helper.from_array(w).data_type)
     names = {"BFLOAT16": "bfloat16", "FLOAT8E4M3FN": "float8e4m3fn", "INT4": "int4"}
     outcome = apply(
         FoldConstants(),
-        f'<ir_version: 10, opset_import: ["" : 21]> g () => ({names[kind]}[2, 2] y) '
-        "{ t = Transpose <perm = [1, 0]> (w) \n u = Transpose <perm = [1, 0]> (t) "
-        "\n y = Transpose <perm = [1, 0]> (u) }",
+        f'<ir_version: 10, opset_import: ["" : 21]> g () => ({names[kind]}[2, 2] y, float[2, 2] z) '
+        "{ t = Transpose <perm = [1, 0]> (w) \n u = Concat <axis = 1> (t, t) "
+        "\n f = Constant <value = int64[1] {2}> () \n e = Constant <value = int64[1] {4}> () "
+        "\n a = Constant <value = int64[1] {1}> () \n y = Slice (u, f, e, a) "
+        "\n z = Cast <to = 1> (t) }",
         held("w", w),
     )
-    assert not outcome.result.modified
+    assert Counter(outcome.operators) == {"Constant": 1, "Cast": 1}
+    (constant,) = (n for n in outcome.after.graph.node if n.op_type == "Constant")
+    moved = onnx.numpy_helper.to_array(constant.attribute[0].t)
+    assert moved.dtype == w.dtype
+    assert moved.tobytes() == np.ascontiguousarray(w.T).tobytes()
 
 
 def test_empty_tensors() -> None:

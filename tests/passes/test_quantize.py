@@ -149,7 +149,7 @@ def test_a_batch_norm_is_left_with_the_advice_to_fuse_it() -> None:
     )
     result = quantize(model)
     assert body(model) == "x^ = QDQ(x); c = Conv(x^, w^); y = BatchNormalization(c, s, o, m, v)"
-    assert any("run fuse-conv-bn first" in note for note in result.notes)
+    assert any("run fuse-affine first" in note for note in result.notes)
 
 
 def test_names_that_are_taken_are_not_reused() -> None:

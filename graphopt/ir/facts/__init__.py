@@ -4,4 +4,15 @@ from graphopt.ir.facts.dimension import Dim, Dims, Expr, product, symbol
 from graphopt.ir.facts.fact import NOTHING, Fact, Item
 from graphopt.ir.facts.facts import Facts
 
-__all__ = ["NOTHING", "Dim", "Dims", "Expr", "Fact", "Facts", "Item", "product", "symbol"]
+__all__ = [
+    "NOTHING",
+    "Dim",
+    "Dims",
+    "Expr",
+    "Fact",
+    "Facts",
+    "Item",
+    "batch_symbols",
+    "product",
+    "symbol",
+]

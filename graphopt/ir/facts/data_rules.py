@@ -153,7 +153,7 @@ def _constant_of_shape(op: Operation) -> Fact | None:
     extent, value = op.fact(0).ints(), op.node.attributes.get("value")
     if value is None or extent is None or len(extent) > 1 or op.dims(0) == ():
         return None
-    tensor, count = value.as_tensor(), extent[0] if extent else 1
+    tensor, count = value.value, extent[0] if extent else 1
     if tensor.dtype not in RANGES or not 0 <= count <= MAX_ITEMS or tensor.size != 1:
         return None
     return data(tensor.dtype, len(extent), (int(tensor.numpy().reshape(-1)[0]),) * count)

@@ -6,6 +6,8 @@ are never negative; what an expression made of them stands for may be.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -32,6 +34,15 @@ class Expr:
     def is_positive_combination(self) -> bool:
         """Whether it is never negative: no coefficient is."""
         return all(coefficient > 0 for _, coefficient in self.terms)
+
+    def number(self, values: Mapping[str, int]) -> int | None:
+        """What it is where the symbols are `values`; None if one of them is missing."""
+        total = 0
+        for monomial, coefficient in self.terms:
+            if not all(name in values for name in monomial):
+                return None
+            total += coefficient * math.prod(values[name] for name in monomial)
+        return total
 
 
 Dim: TypeAlias = "int | Expr"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -36,7 +37,11 @@ class Fact:
     @property
     def is_complete(self) -> bool:
         """Whether no further evaluation can tell more."""
-        return self.dtype is not None and self.static_dims is not None
+        dims = self.static_dims
+        if self.dtype is None or dims is None:
+            return False
+        followed = self.dtype in RANGES and len(dims) <= 1 and math.prod(dims) <= MAX_ITEMS
+        return not followed or self.ints() is not None
 
     @property
     def static_dims(self) -> tuple[int, ...] | None:

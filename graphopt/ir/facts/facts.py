@@ -2,9 +2,10 @@
 
 A shape that a file records for an intermediate value is a claim: no runtime enforces it, and after
 an edit of the inputs (a batch made dynamic, say) it is often stale. What a runtime does enforce is
-the shape of the graph's inputs. So all others follow from those; and every dynamic dimension is a
-symbol of its own, since files use one name ("?", "None") for unrelated dimensions. An element type
-that a file records is right, since no runtime loads a model with wrong ones.
+the shape of the graph's inputs. So all others follow from those. Dimensions of inputs that have one
+name are one number, as ONNX defines it and as runtimes assume when they plan memory; but a name
+that says nothing ("?", "None") is used for unrelated ones. An element type that a file records is
+right, since no runtime loads a model with wrong ones.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from graphopt.ir.facts.data_rules import DATA_RULES
-from graphopt.ir.facts.dimension import Dims, symbol
+from graphopt.ir.facts.dimension import Dim, Dims, Expr, symbol
 from graphopt.ir.facts.fact import MAX_ITEMS, NOTHING, RANGES, Fact, Item, Operation
 from graphopt.ir.facts.onnx_rules import OnnxRules
 from graphopt.ir.facts.shape_rules import SHAPE_RULES
@@ -25,6 +26,9 @@ from graphopt.ir.query import (
     replaced_operators,
     subgraphs,
 )
+
+# What exporters write for "not known".
+_SAYS_NOTHING = frozenset({"", "?", "-1", "None", "none", "unk", "unknown", "dynamic"})
 
 
 class Facts:
@@ -39,8 +43,12 @@ class Facts:
         self._replaced = replaced_operators(model)
         self._known: dict[ir.Value, Fact] = {}
         self._onnx = OnnxRules(self.opset)
+        self.batch_symbols: set[str] = set()
+        """The symbols that are the first dimension of an input."""
         for number, value in enumerate(model.graph.inputs):
-            self._known[value] = _input(value, number)
+            fact = self._known[value] = _input(value, number)
+            if fact.dims and isinstance(fact.dims[0], Expr):
+                self.batch_symbols.add(str(fact.dims[0].terms[0][0][0]))
 
     def __getitem__(self, value: ir.Value | None) -> Fact:
         if value is None:
@@ -136,11 +144,15 @@ def _input(value: ir.Value, number: int) -> Fact:
         return NOTHING
     if value.shape is None:
         return Fact(value.type.dtype)
-    dims = tuple(
-        dim if isinstance(dim, int) and dim >= 0 else symbol(f"input{number}[{axis}]")
-        for axis, dim in enumerate(value.shape)
-    )
-    return Fact(value.type.dtype, dims)
+    dims: list[Dim] = []
+    for axis, dim in enumerate(value.shape):
+        if isinstance(dim, int):
+            dims.append(dim if dim >= 0 else symbol(f"input{number}[{axis}]"))
+        elif dim.value is None or dim.value in _SAYS_NOTHING:
+            dims.append(symbol(f"input{number}[{axis}]"))
+        else:
+            dims.append(symbol(f"'{dim.value}'"))
+    return Fact(value.type.dtype, tuple(dims))
 
 
 def _leaf(value: ir.Value) -> Fact:

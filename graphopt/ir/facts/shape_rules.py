@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from graphopt.ir.facts.data_rules import Rule, sliced
-from graphopt.ir.facts.dimension import Dim, Dims, add, divide, multiply, product, symbol
+from graphopt.ir.facts.dimension import Dim, Dims, add, divide, multiply, product, subtract, symbol
 from graphopt.ir.facts.fact import Fact, Operation
 
 
@@ -179,7 +179,7 @@ def _constant_of_shape(op: Operation) -> Fact | None:
     if items is None or op.dims(0) == ():
         return None
     value = op.node.attributes.get("value")
-    dtype = ir.DataType.FLOAT if value is None else value.as_tensor().dtype
+    dtype = ir.DataType.FLOAT if value is None else value.value.dtype
     name = _name(op)
     return Fact(
         dtype,
@@ -299,6 +299,18 @@ def _tile(op: Operation) -> Fact | None:
     )
 
 
+def _range(op: Operation) -> Fact | None:
+    """From a number or expression to another, in steps of 1."""
+    ends = [op.fact(index).items for index in range(3)]
+    start, limit, step = (None if items is None or len(items) != 1 else items[0] for items in ends)
+    if start is None or limit is None or step != 1:
+        return None
+    count = subtract(limit, start)
+    if isinstance(count, int):
+        return Fact(op.fact(0).dtype, (max(count, 0),))
+    return Fact(op.fact(0).dtype, (count,)) if count.is_positive_combination() else None
+
+
 _UNARY = (
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Celu"),
     *("Clip", "Cos", "Cosh", "CumSum", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu"),
@@ -334,6 +346,7 @@ SHAPE_RULES: Mapping[str, Rule] = {
     "Gather": _gather,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "Range": _range,
     "Reshape": _reshape,
     "Slice": _slice,
     "Squeeze": _squeeze,

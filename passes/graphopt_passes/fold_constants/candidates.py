@@ -9,11 +9,18 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphopt.errors import GraphoptError
 from graphopt.ir import is_standard, subgraphs
+from graphopt.ir.facts import Facts
 from graphopt_passes.fold_constants.constants import can_become_constant
 from graphopt_passes.fold_constants.evaluate import Evaluator
-from graphopt_passes.fold_constants.island import Output, constant_type, constant_value
+from graphopt_passes.fold_constants.island import (
+    TYPES,
+    Output,
+    constant_type,
+    constant_value,
+    output_of,
+)
+from graphopt_passes.fold_constants.moves import MOVES
 
 # Random, or left as they are because a quantized model states its precision with them.
 _BARRIERS = frozenset(
@@ -44,7 +51,8 @@ class Found:
 
     nodes: list[ir.Node] = field(default_factory=list)
     outputs: Mapping[ir.Value, Output] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    waits: bool = False
+    """Whether more may be found when these have been evaluated."""
 
 
 class Candidates:
@@ -55,10 +63,10 @@ class Candidates:
     """
 
     def __init__(
-        self, model: ir.Model, opset: int, overridden: frozenset[str], evaluator: Evaluator
+        self, model: ir.Model, facts: Facts, overridden: frozenset[str], evaluator: Evaluator
     ) -> None:
         self._model = model
-        self._opset = opset
+        self._facts = facts
         self._overridden = overridden
         self._evaluator = evaluator
         self._evaluable: dict[str, bool] = {}
@@ -79,18 +87,19 @@ class Candidates:
             if self._is_constant(node, ready, known):
                 constant.append(node)
                 ready.update(node.outputs)
-        if not constant:
-            return Found()
-        try:
-            outputs = self._evaluator.outputs(constant, known)
-        except GraphoptError as error:
-            return Found(problems=[f"No constant nodes were evaluated: {error.what}."])
+        outputs: dict[ir.Value, Output] = {}
+        for node in constant:
+            for value in node.outputs:
+                output = output_of(node, value, self._facts) if value.name else None
+                if output is not None:
+                    outputs[value] = output
         found = Found(outputs=outputs)
         ready = set()
         for node in constant:
             if self._inputs_ready(node, ready, known) and self._is_safe(node, outputs, known):
                 found.nodes.append(node)
                 ready.update(node.outputs)
+        found.waits = bool(found.nodes) and len(found.nodes) < len(constant)
         return found
 
     def _is_constant(
@@ -103,10 +112,16 @@ class Candidates:
     def _inputs_ready(
         self, node: ir.Node, ready: set[ir.Value], known: Mapping[ir.Value, np.ndarray]
     ) -> bool:
-        inputs = [value for value in node.inputs if value is not None]
-        return bool(inputs) and all(
-            value in ready or constant_type(value, known) is not None for value in inputs
-        )
+        any_type, some = node.op_type in MOVES, False
+        for value in node.inputs:
+            if value is None:
+                continue
+            some = True
+            if value not in ready:
+                constant = constant_type(value, known)
+                if constant is None or not (any_type or constant[0] in TYPES):
+                    return False
+        return some
 
     def _is_evaluable(self, node: ir.Node) -> bool:
         if not is_standard(node, node.op_type) or node.overload:
@@ -123,7 +138,7 @@ class Candidates:
         if op_type in _BARRIERS or op_type in self._overridden:
             return False
         try:
-            schema = onnx.defs.get_schema(op_type, self._opset, "")
+            schema = onnx.defs.get_schema(op_type, self._facts.opset, "")
         except onnx.defs.SchemaError:
             return False
         if schema.deprecated:

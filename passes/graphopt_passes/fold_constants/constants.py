@@ -14,6 +14,7 @@ from graphopt.ir import (
     replaced_operators,
     subgraphs,
     take_over,
+    walk,
 )
 from graphopt.ir.edit import INITIALIZERS_WITHOUT_INPUTS
 
@@ -65,7 +66,7 @@ def skip_identities(model: ir.Model) -> int:
     if "Identity" in replaced_operators(model):
         return 0
     skipped = []
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+    for node in walk(model.graph):
         if not is_standard(node, "Identity") or constant_tensor(node.inputs[0]) is None:
             continue
         source, old = node.inputs[0], node.outputs[0]
@@ -108,7 +109,7 @@ def make_constant(model: ir.Model, old: ir.Value, data: np.ndarray) -> None:
         old.replace_all_uses_with(new)
         old.name = None
         return
-    tensor = ir.tensor(data, name=name)
+    tensor = ir.Tensor(data, name=name)
     constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", tensor)], name=node.name)
     constant.outputs[0].type = ir.TensorType(tensor.dtype)
     node.graph.insert_before(node, constant)

@@ -1,4 +1,4 @@
-"""Evaluating constant nodes in ONNX Runtime, many at a time."""
+"""Evaluating constant nodes: moves of elements in numpy, the rest in ONNX Runtime, many at once."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
-from graphopt.ir import infer_shapes
+from graphopt.ir.facts import Facts
 from graphopt.runtime.session import Session
-from graphopt_passes.fold_constants.island import Island, Output, constant_type
+from graphopt_passes.fold_constants.island import TYPES, Island, constant_type, constant_value
+from graphopt_passes.fold_constants.moves import MOVES, move
 
 # One session holds about this much of constants; a model may have many gigabytes.
 BATCH_BYTES = 64 << 20
@@ -24,36 +25,15 @@ class Evaluator:
     """Runs nodes whose inputs are all constant.
 
     Args:
-        opset: the version of the default domain in the model.
+        facts: what is known of the model's values.
     """
 
-    def __init__(self, opset: int) -> None:
-        self._opset = opset
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
         self._refused: set[object] = set()
         self._sessions = 0
-        self._outputs: dict[ir.Value, Output] = {}
         self.failed: dict[ir.Node, str] = {}
         """Nodes that could not be evaluated, and why (what follows "since"). They stay so."""
-
-    def outputs(
-        self, nodes: list[ir.Node], known: dict[ir.Value, np.ndarray]
-    ) -> dict[ir.Value, Output]:
-        """What can be told of the outputs of `nodes` before they run; unknown ones are missing.
-
-        Args:
-            nodes: in topological order.
-            known: arrays of what the nodes use, beside initializers and Constant nodes.
-        """
-        island = Island(nodes, known, self._opset)
-        infer_shapes(island.model())
-        found: dict[ir.Value, Output] = {}
-        for node in nodes:
-            for value in node.outputs:
-                output = island.output(node, value) if value.name else None
-                if output is not None:
-                    found[value] = output
-        self._outputs = found
-        return found
 
     def run(
         self,
@@ -64,19 +44,20 @@ class Evaluator:
         """The `wanted` outputs of `nodes`.
 
         Args:
-            nodes: in topological order; each has had its `outputs` told.
-            known: as for `outputs`.
+            nodes: in topological order.
+            known: arrays of what the nodes use, beside initializers and Constant nodes.
 
         Returns:
             The arrays; what could not be evaluated is missing, and its node is in `failed`.
         """
         targets = set(wanted)
         results = dict(known)
-        batches = self._batches(nodes, known)
+        rest = [node for node in nodes if not self._move(node, results)]
+        batches = self._batches(rest, results)
         home = {node: i for i, batch in enumerate(batches) for node in batch}
         crossing = {
             value
-            for node in nodes
+            for node in rest
             for value in node.inputs
             if value is not None
             and (producer := value.producer()) in home
@@ -85,6 +66,21 @@ class Evaluator:
         for batch in batches:
             self._run(batch, targets | crossing, results)
         return {value: array for value, array in results.items() if value in targets}
+
+    def _move(self, node: ir.Node, results: dict[ir.Value, np.ndarray]) -> bool:
+        """Evaluates `node` if it only moves elements of what is known so far; whether it did."""
+        if node.op_type not in MOVES:
+            return False
+        inputs: list[np.ndarray | None] = []
+        for value in node.inputs:
+            array = None if value is None else constant_value(value, results)
+            if value is not None and array is None:
+                return False
+            inputs.append(array)
+        moved = move(node, inputs, self._facts.opset)
+        if moved is not None:
+            results[node.outputs[0]] = moved
+        return moved is not None
 
     def _run(
         self, nodes: list[ir.Node], wanted: set[ir.Value], results: dict[ir.Value, np.ndarray]
@@ -97,11 +93,11 @@ class Evaluator:
             self.failed.update(dict.fromkeys(nodes, "too many others failed to be evaluated"))
             return
         self._sessions += 1
-        island, started = Island(nodes, results, self._opset), False
+        island, started = Island(nodes, results, self._facts.opset), False
         try:
             session = Session(island.model(outputs), threads=1)
             started = True
-            arrays = session.run({})
+            arrays = session.run(island.feed)
         except GraphoptError:
             self._divide(nodes, wanted, results, refused=not started)
             return
@@ -120,7 +116,7 @@ class Evaluator:
         if len(nodes) == 1:
             self.failed[nodes[0]] = _NO_KERNEL if refused else "it fails on these values"
             if refused:
-                self._refused.add(self._kind(nodes[0], results))
+                self._refused.add(self._kind(nodes[0]))
             return
         middle = len(nodes) // 2
         later = {value for node in nodes[middle:] for value in node.inputs if value is not None}
@@ -144,27 +140,22 @@ class Evaluator:
     ) -> str | None:
         if node in self.failed:
             return self.failed[node]
-        if self._refused and self._kind(node, results) in self._refused:
+        if self._refused and self._kind(node) in self._refused:
             return _NO_KERNEL
         for value in node.inputs:
-            if value is None or value in ready or constant_type(value, results) is not None:
+            if value is None or value in ready:
                 continue
-            return "one of its inputs could not be evaluated"
+            constant = constant_type(value, results)
+            if constant is None:
+                return "one of its inputs could not be evaluated"
+            if constant[0] not in TYPES:
+                return _NO_KERNEL
         return None
 
-    def _kind(self, node: ir.Node, results: dict[ir.Value, np.ndarray]) -> object:
+    def _kind(self, node: ir.Node) -> object:
         """What decides whether ONNX Runtime has a kernel for `node`."""
-        types: list[ir.DataType | None] = []
-        for value in node.inputs:
-            if value is None:
-                types.append(None)
-            elif value in self._outputs:
-                types.append(self._outputs[value].dtype)
-            else:
-                constant = constant_type(value, results)
-                types.append(None if constant is None else constant[0])
-        results_types = [self._outputs[v].dtype for v in node.outputs if v in self._outputs]
-        return (node.op_type, *types, "->", *results_types)
+        inputs = tuple(self._facts.dtype(value) for value in node.inputs)
+        return (node.op_type, inputs, tuple(self._facts.dtype(value) for value in node.outputs))
 
     def _batches(
         self, nodes: list[ir.Node], known: dict[ir.Value, np.ndarray]
@@ -196,5 +187,4 @@ class Evaluator:
     def _level_after(self, value: ir.Value, levels: dict[ir.Node, int]) -> int:
         producer = value.producer()
         level = 0 if producer is None else levels[producer]
-        output = self._outputs.get(value)
-        return level + (output is not None and output.dtype == ir.DataType.FLOAT16)
+        return level + (self._facts.dtype(value) == ir.DataType.FLOAT16)

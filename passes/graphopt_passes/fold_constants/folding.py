@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.errors import GraphoptError
 from graphopt.ir import (
     Names,
-    default_opset,
+    constant_tensor,
     drop_unused_initializer,
     is_standard,
     replaced_operators,
+    walk,
 )
+from graphopt.ir.facts import Facts
+from graphopt.ir.facts.data_rules import DATA_RULES
+from graphopt.ir.facts.fact import MAX_ITEMS, RANGES
 from graphopt.pipeline.base import PassResult
 from graphopt_passes.fold_constants.candidates import Candidates
 from graphopt_passes.fold_constants.constants import (
@@ -25,9 +27,7 @@ from graphopt_passes.fold_constants.constants import (
     make_constant,
     skip_identities,
 )
-from graphopt_passes.fold_constants.dims import Dims, certain_dims
 from graphopt_passes.fold_constants.evaluate import Evaluator
-from graphopt_passes.fold_constants.partial import Partial, evaluate
 from graphopt_passes.fold_constants.plan import Plan, plan
 from graphopt_passes.fold_constants.reshape import constant_reshape
 
@@ -35,111 +35,106 @@ from graphopt_passes.fold_constants.reshape import constant_reshape
 MAX_ROUNDS = 100
 
 
-def fold_constants(model: ir.Model, max_growth: int) -> PassResult:
+def fold_constants(model: ir.Model, facts: Facts, max_growth: int) -> PassResult:
     """Folds the constants of `model` in place; see `FoldConstants`."""
-    folder = _Folder(model, max_growth)
+    folder = _Folder(model, facts, max_growth)
     folder.count("constant-to-initializer", lift_constants(model))
     folder.count("skip-identity-of-constant", skip_identities(model))
     for _ in range(MAX_ROUNDS):
         if not folder.round():
             break
-    rewrites = {name: count for name, count in folder.rewrites.items() if count}
+        facts.refine()
+    rewrites = {name: count for name, count in sorted(folder.rewrites.items()) if count}
     return PassResult(model, bool(rewrites), rewrites, tuple(folder.notes()))
 
 
-@dataclass
-class _Round:
-    """What one round finds out."""
-
-    nodes: list[ir.Node]
-    """All nodes of the main graph and its subgraphs, users after what they use."""
-    dims: dict[ir.Value, Dims] = field(default_factory=dict)
-    partials: dict[ir.Value, Partial] = field(default_factory=dict)
-    known: dict[ir.Value, np.ndarray] = field(default_factory=dict)
-    """The outputs that shape arithmetic alone gives."""
-
-
 class _Folder:
-    def __init__(self, model: ir.Model, max_growth: int) -> None:
+    def __init__(self, model: ir.Model, facts: Facts, max_growth: int) -> None:
         self._model = model
+        self._facts = facts
         self._max_growth = max_growth
-        self._opset = default_opset(model)
         self._overridden = replaced_operators(model)
-        self._evaluator = Evaluator(self._opset)
-        self._candidates = Candidates(model, self._opset, self._overridden, self._evaluator)
+        self._evaluator = Evaluator(facts)
+        self._candidates = Candidates(model, facts, self._overridden, self._evaluator)
         self._names: Names | None = None
         self._plan = Plan({})
-        self._problems: dict[str, None] = {}
         self.rewrites: Counter[str] = Counter()
 
     def count(self, name: str, times: int = 1) -> None:
         self.rewrites[name] += times
 
     def round(self) -> bool:
-        """Folds what is known to be constant by now; whether there was any."""
-        this = self._look()
-        folded, arrays = self._fold(this)
+        """Folds what is known to be constant by now; whether that may have told something new."""
+        nodes = list(walk(self._model.graph))
+        known = self._shape_arithmetic(nodes)
+        folded, arrays, waits = self._fold(nodes, known)
         for value, array in arrays.items():
             make_constant(self._model, value, array)
-        removed = _remove(folded, this.nodes)
-        self.count("fold-shape", sum(node.outputs[0] in this.known for node in removed))
-        self.count("fold", sum(node.outputs[0] not in this.known for node in removed))
-        reshaped = self._reshape(this)
-        return bool(removed) or reshaped
+        removed = _remove(folded, nodes)
+        self.count("fold-shape", sum(node.outputs[0] in known for node in removed))
+        self.count("fold", sum(node.outputs[0] not in known for node in removed))
+        self._reshape(nodes)
+        told = any(value not in known and _may_be_a_shape(a) for value, a in arrays.items())
+        return told or (waits and bool(removed))
 
-    def _look(self) -> _Round:
-        this = _Round(list(ir.traversal.RecursiveGraphIterator(self._model.graph)))
-        if any(is_standard(node, "Shape", "Size") for node in this.nodes):
-            try:
-                this.dims.update(certain_dims(self._model))
-            except GraphoptError as error:
-                self._problems[f"Folded without shapes: {error.what}."] = None
-        this.partials = evaluate(self._model.graph, self._opset, this.dims, self._overridden)
-        for node in this.nodes:
-            partial = this.partials.get(node.outputs[0]) if len(node.outputs) == 1 else None
-            if partial is None or not can_become_constant(
-                self._model, node.outputs[0], partial.dtype
-            ):
+    def _shape_arithmetic(self, nodes: list[ir.Node]) -> dict[ir.Value, np.ndarray]:
+        """The small integers that follow from the shapes of the graph's inputs, and constants.
+
+        Only what stems from a Shape or Size is looked at: the rest is evaluated as it is.
+        """
+        known: dict[ir.Value, np.ndarray] = {}
+        followed: set[ir.Value] = set()
+        for node in nodes:
+            if node.op_type not in DATA_RULES or not is_standard(node, node.op_type):
                 continue
-            array = partial.array()
-            if array is not None:
-                this.known[node.outputs[0]] = array
-        return this
+            stems = node.op_type in ("Shape", "Size") or any(v in followed for v in node.inputs)
+            if not stems or len(node.outputs) != 1:
+                continue
+            value = node.outputs[0]
+            fact = self._facts[value]
+            if fact.items is None:
+                continue
+            followed.add(value)
+            array = fact.array()
+            if array is not None and can_become_constant(
+                self._model, value, ir.DataType.from_numpy(array.dtype)
+            ):
+                known[value] = array
+        return known
 
-    def _fold(self, this: _Round) -> tuple[set[ir.Node], dict[ir.Value, np.ndarray]]:
-        """The nodes to remove, and the arrays of the values that are needed in their place."""
-        shape_nodes = {node for value in this.known if (node := value.producer()) is not None}
+    def _fold(
+        self, nodes: list[ir.Node], known: dict[ir.Value, np.ndarray]
+    ) -> tuple[set[ir.Node], dict[ir.Value, np.ndarray], bool]:
+        """The nodes to remove, the arrays of the values that are needed in their place, and whether
+        other nodes wait for these."""
+        shape_nodes = {node for value in known if (node := value.producer()) is not None}
         while True:
-            found = self._candidates.find(this.nodes, this.known)
-            self._problems.update(dict.fromkeys(found.problems))
-            self._plan = plan(found.nodes, found.outputs, this.known, self._max_growth)
+            found = self._candidates.find(nodes, known)
+            self._plan = plan(found.nodes, found.outputs, known, self._max_growth)
             folded = shape_nodes | (set(found.nodes) - self._plan.kept.keys())
-            needed = list(_needed(folded, this.nodes))
-            wanted = [value for value in needed if value not in this.known]
+            needed = list(_needed(folded, nodes))
+            wanted = [value for value in needed if value not in known]
             failures = len(self._evaluator.failed)
-            arrays = self._evaluator.run(_ancestors(wanted, found.nodes), this.known, wanted)
+            arrays = self._evaluator.run(_ancestors(wanted, found.nodes), known, wanted)
             if len(self._evaluator.failed) == failures:
                 break
-        return folded, {v: this.known[v] if v in this.known else arrays[v] for v in needed}
+        wanted_arrays = {v: known[v] if v in known else arrays[v] for v in needed}
+        return folded, wanted_arrays, found.waits
 
-    def _reshape(self, this: _Round) -> bool:
-        changed = False
-        for node in this.nodes:
+    def _reshape(self, nodes: list[ir.Node]) -> None:
+        if "Reshape" in self._overridden:
+            return
+        for node in nodes:
             if node.graph is None or not is_standard(node, "Reshape"):
                 continue
-            if "Reshape" in self._overridden or node.inputs[1] not in this.partials:
+            if len(node.inputs) != 2 or constant_tensor(node.inputs[1]) is not None:
                 continue
             self._names = self._names or Names(self._model)
-            if constant_reshape(
-                self._model, node, self._opset, this.partials, this.dims, self._names
-            ):
+            if constant_reshape(self._model, node, self._facts, self._names):
                 self.count("constant-reshape")
-                changed = True
-        return changed
 
     def notes(self) -> Iterator[str]:
         """What was left to run time, and why."""
-        yield from self._problems
         kept = [*self._plan.kept, *self._candidates.too_large]
         if kept:
             growth = sum(self._plan.kept.values()) + sum(self._candidates.too_large.values())
@@ -152,6 +147,12 @@ class _Folder:
             reasons.setdefault(reason, []).append(node)
         for reason, failed in reasons.items():
             yield f"{_nodes(failed)} left to run time, since {reason}."
+
+
+def _may_be_a_shape(array: np.ndarray) -> bool:
+    """Whether shapes may follow from `array`, which could tell of more constants."""
+    small = array.ndim <= 1 and array.size <= MAX_ITEMS
+    return small and ir.DataType.from_numpy(array.dtype) in RANGES
 
 
 def _nodes(nodes: list[ir.Node]) -> str:

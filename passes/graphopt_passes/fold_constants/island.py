@@ -10,7 +10,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphopt.ir import constant_tensor, static_shape
+from graphopt.ir import constant_tensor
+from graphopt.ir.facts import Facts
+from graphopt_passes.fold_constants.moves import MOVES
 
 # ONNX Runtime takes and gives these as numpy arrays.
 TYPES = frozenset(
@@ -33,6 +35,10 @@ TYPES = frozenset(
 # Old operators run the same under any IR version; this one is known since ONNX 1.16.
 _IR_VERSION = 10
 
+# Smaller constants are initializers of the model, where shape inference sees them; larger ones are
+# fed, which copies nothing.
+_FED_BYTES = 1024
+
 # Their first output holds at most the elements of their first input.
 _NEVER_LARGER = frozenset({"Compress", "Reshape", "Slice", "Squeeze"})
 
@@ -43,15 +49,36 @@ class Output:
 
     dtype: ir.DataType
     nbytes: int
-    """An upper bound where `shape` is None."""
-    shape: tuple[int, ...] | None
+    """An upper bound where the shape is not known."""
+
+
+def output_of(node: ir.Node, value: ir.Value, facts: Facts) -> Output | None:
+    """What `facts` tell of `value`, an output of the constant `node`.
+
+    None if it cannot be evaluated for its type, or nothing bounds its size.
+    """
+    fact = facts[value]
+    if fact.dtype is None or (fact.dtype not in TYPES and node.op_type not in MOVES):
+        return None
+    shape = fact.static_dims
+    count = _most_elements(node, facts) if shape is None else math.prod(shape)
+    return None if count is None else Output(fact.dtype, math.ceil(count * fact.dtype.itemsize))
+
+
+def _most_elements(node: ir.Node, facts: Facts) -> int | None:
+    shape = facts[node.inputs[0]].static_dims if node.inputs else None
+    if shape is None or len(node.outputs) != 1:
+        return None
+    if node.op_type == "NonZero":
+        return math.prod(shape) * max(len(shape), 1)
+    return math.prod(shape) if node.op_type in _NEVER_LARGER else None
 
 
 class Island:
     """A model made of copies of `nodes`, which are in topological order.
 
     Its values have new names (those of different subgraphs may collide); what the nodes use from
-    elsewhere is held as initializers.
+    elsewhere is held as initializers, or in `feed`.
 
     Args:
         known: the arrays of the values that the nodes use, beside initializers and Constants.
@@ -63,13 +90,16 @@ class Island:
         self._known = known
         self._copies: dict[ir.Value, ir.Value] = {}
         self._held: list[ir.Value] = []
+        self._fed: list[ir.Value] = []
+        self.feed: dict[str, np.ndarray] = {}
+        """The inputs of the model."""
         self._opset = max((_since(node, opset) for node in nodes), default=1)
         self._nodes = [self._copy(node, f"n{i}") for i, node in enumerate(nodes)]
 
-    def model(self, outputs: Iterable[ir.Value] = ()) -> ir.Model:
+    def model(self, outputs: Iterable[ir.Value]) -> ir.Model:
         """The model; its outputs are the copies of `outputs`. To be called once."""
         graph = ir.Graph(
-            [],
+            self._fed,
             [self._copies[value] for value in outputs],
             nodes=self._nodes,
             initializers=self._held,
@@ -81,29 +111,6 @@ class Island:
     def name(self, value: ir.Value) -> str:
         """The name of the copy of `value`."""
         return self._copies[value].name or ""
-
-    def output(self, node: ir.Node, value: ir.Value) -> Output | None:
-        """What shape inference has found out about `value`, an output of `node`.
-
-        None if its type is not in TYPES, or nothing bounds its size.
-        """
-        copy = self._copies[value]
-        if copy.dtype not in TYPES or not isinstance(copy.type, ir.TensorType):
-            return None
-        shape = static_shape(copy)
-        if shape is not None:
-            return Output(copy.dtype, math.prod(shape) * _item_bytes(copy.dtype), shape)
-        bound = self._most_elements(node)
-        return None if bound is None else Output(copy.dtype, bound * _item_bytes(copy.dtype), None)
-
-    def _most_elements(self, node: ir.Node) -> int | None:
-        source = node.inputs[0] if node.inputs else None
-        shape = static_shape(self._copies[source]) if source is not None else None
-        if shape is None or len(node.outputs) != 1:
-            return None
-        if node.op_type == "NonZero":
-            return math.prod(shape) * max(len(shape), 1)
-        return math.prod(shape) if node.op_type in _NEVER_LARGER else None
 
     def _copy(self, node: ir.Node, name: str) -> ir.Node:
         inputs = [None if value is None else self._input(value) for value in node.inputs]
@@ -123,22 +130,23 @@ class Island:
             if array is None:
                 raise ValueError(f"value '{value.name}' is not constant")
             copy = self._fresh(value)
-            copy.const_value = ir.Tensor(array, name=copy.name)
-            copy.shape, copy.type = ir.Shape(array.shape), ir.TensorType(copy.const_value.dtype)
-            self._held.append(copy)
+            copy.shape = ir.Shape(array.shape)
+            copy.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+            if array.nbytes > _FED_BYTES:
+                self._fed.append(copy)
+                self.feed[str(copy.name)] = array
+            else:
+                copy.const_value = ir.Tensor(array, name=copy.name)
+                self._held.append(copy)
         return self._copies[value]
 
 
-def _item_bytes(dtype: ir.DataType) -> int:
-    return int(dtype.itemsize)  # none of TYPES takes less than a byte
-
-
 def constant_value(value: ir.Value, known: Mapping[ir.Value, np.ndarray]) -> np.ndarray | None:
-    """The array of `value` if it is known or constant, and of one of TYPES."""
+    """The array of `value` if it is known or constant; None for strings."""
     if value in known:
         return known[value]
     tensor = constant_tensor(value)
-    return tensor.numpy() if tensor is not None and tensor.dtype in TYPES else None
+    return None if tensor is None or tensor.dtype == ir.DataType.STRING else tensor.numpy()
 
 
 def constant_type(
@@ -149,7 +157,9 @@ def constant_type(
         array = known[value]
         return ir.DataType.from_numpy(array.dtype), array.nbytes
     tensor = constant_tensor(value)
-    return (tensor.dtype, tensor.nbytes) if tensor is not None and tensor.dtype in TYPES else None
+    if tensor is None or tensor.dtype == ir.DataType.STRING:
+        return None
+    return tensor.dtype, tensor.nbytes
 
 
 def _since(node: ir.Node, opset: int) -> int:

@@ -6,36 +6,37 @@ by the constant shape [0, -1], where 0 copies the dimension of the input and -1 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.ir import Names, add_constant, constant_tensor, is_standard
+from graphopt.ir.facts import Dims, Facts, Item
 from graphopt_passes.fold_constants.constants import can_hold
-from graphopt_passes.fold_constants.dims import Dims
-from graphopt_passes.fold_constants.partial import Item, Partial
 
 
 def constant_reshape(
     model: ir.Model,
     node: ir.Node,
-    opset: int,
-    partials: Mapping[ir.Value, Partial],
-    dims: Mapping[ir.Value, Dims],
+    facts: Facts,
     names: Names,
 ) -> bool:
     """Gives `node`, if it is a Reshape to a partly known shape, an equal constant one if it can."""
-    if not is_standard(node, "Reshape") or opset < 5 or len(node.inputs) != 2:
+    if not is_standard(node, "Reshape") or facts.opset < 5 or len(node.inputs) != 2:
         return False
     data, shape = node.inputs
     if data is None or shape is None or constant_tensor(shape) is not None:
         return False
-    partial = partials.get(shape)
-    if partial is None or partial.rank != 1 or not can_hold(model, ir.DataType.INT64):
+    items: Sequence[Item] | None = facts[shape].items
+    if not facts.dims(shape) or items is None or not can_hold(model, ir.DataType.INT64):
         return False
     copies = node.attributes.get_int("allowzero", 0) == 0
-    target = equal_target(partial.items, dims.get(data, ()), copies=copies)
+    result = facts.dims(node.outputs[0]) or ()
+    if len(result) == len(items):  # a -1 whose number is known leaves room for another
+        pairs = zip(items, result, strict=True)
+        items = [n if i in (-1, None) and isinstance(n, int) and n > 0 else i for i, n in pairs]
+    target = equal_target(items, facts.dims(data) or (), copies=copies)
     if target is None:
         return False
     name = names.fresh(f"{node.outputs[0].name}_shape")

@@ -3,5 +3,20 @@
 from __future__ import annotations
 
 from graphopt.rewriting import Rule
+from graphopt_passes.fuse_layout import (
+    blocks,
+    broadcasts,
+    einsum,
+    reductions,
+    selections,
+    states,
+)
 
-RULES: tuple[Rule, ...] = ()
+RULES: tuple[Rule, ...] = (
+    *blocks.RULES,
+    *reductions.RULES,
+    *selections.RULES,
+    *broadcasts.RULES,
+    *einsum.RULES,
+    *states.RULES,
+)

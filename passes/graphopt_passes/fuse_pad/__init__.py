@@ -15,7 +15,17 @@ __all__ = ["FusePad"]
 
 @dataclass(frozen=True)
 class FusePad(Pass):
-    """Fold Pad into the Conv or pooling behind it."""
+    """Folds Pad into the pads of the Conv, AveragePool or MaxPool behind it.
+
+    Zeros go into a Conv; into an AveragePool, which then counts them (count_include_pad); and into
+    a MaxPool of what is surely not negative, such as the output of a Relu, since a MaxPool pads
+    with minus infinity. Minus infinity goes into any MaxPool.
+
+    A Pad stays, and the report says why, if it crops, pads batch or channels, writes other values
+    or copies them (reflect, edge, wrap), or if they are not constant; if its result is used
+    elsewhere too; or if what is behind it works out its own padding (auto_pad SAME), rounds its
+    size up (ceil_mode), or would pad a pooling window's whole width, which runtimes refuse.
+    """
 
     name: ClassVar[str] = "fuse-pad"
     stage: ClassVar[Stage] = Stage.FUSE

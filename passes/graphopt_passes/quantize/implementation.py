@@ -150,7 +150,7 @@ def _notes(
     if norms:
         notes.append(
             f"{len(norms)} BatchNormalization left behind what is quantized: {_listed(norms)}; "
-            "run fuse-conv-bn first, for speed and for better scales"
+            "run fuse-affine first, for speed and for better scales"
         )
     return tuple(notes)
 

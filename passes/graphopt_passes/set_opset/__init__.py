@@ -15,17 +15,28 @@ __all__ = ["SetOpset"]
 
 @dataclass(frozen=True)
 class SetOpset(Pass):
-    """Convert the model to another opset."""
+    """Converts the model to another opset, up or down.
+
+    Only nodes whose operator is defined anew between the two opsets are touched: each is converted
+    by onnx's own converter, alone, with what is certain about its inputs. Everything else stays as
+    it is: weights (also those in files of their own), names, metadata, subgraphs, other domains.
+    The IR version is raised where the opset came with a newer one.
+
+    It is an error where onnx has no conversion, where its conversion changes results (Hardmax
+    across opset 13, the scores of Attention across opset 24), or where a type is not allowed in the
+    other opset: the message names the operator. What it leaves out of a Resize or Upsample before
+    opset 11, how pixels are related, is put in. Functions carry
+    opsets of their own and are not converted: put `inline,eliminate-dead` ahead.
+    """
 
     name: ClassVar[str] = "set-opset"
     stage: ClassVar[Stage] = Stage.ANY
     effect: ClassVar[Effect] = Effect.EXACT
 
     version: int
-    """Of the default ONNX domain."""
+    """Of the default ONNX domain, 7 or newer."""
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
-        from graphopt.rewriting import rewrite
-        from graphopt_passes.set_opset.rules import RULES
+        from graphopt_passes.set_opset.conversion import set_opset
 
-        return rewrite(model, context, RULES)
+        return set_opset(model, context, self.version)

@@ -65,7 +65,6 @@ GRAPHS = (
         "y = Reshape <shape = [3, 2]> (a) }",
         opset=4,
         ir_version=3,
-        unrunnable=True,
     ),
     Graph(
         "opset_7_batch_norm",
