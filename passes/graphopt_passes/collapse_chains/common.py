@@ -41,10 +41,13 @@ def gives_way(inner: ir.Node, at: Rewriter, *op_types: str) -> bool:
 def ints(node: ir.Node, at: Rewriter, index: int, attribute: str, since: int) -> list[int] | None:
     """A constant list of integers that became input `index` in opset `since`.
 
-    Empty if it is left out; None if it is not constant.
+    Empty if it is left out; None if it is not constant, or written as in another opset, such as in
+    a function that imports one.
     """
     if at.opset < since:
-        return list(node.attributes.get_ints(attribute, ()))
+        return list(node.attributes.get_ints(attribute, ())) if len(node.inputs) <= 1 else None
+    if attribute in node.attributes:
+        return None
     value = node.inputs[index] if index < len(node.inputs) else None
     return [] if value is None else constant_ints(value, at)
 

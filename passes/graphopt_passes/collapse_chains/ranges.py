@@ -103,6 +103,8 @@ def limits(node: ir.Node, at: Rewriter) -> Limits | None:
 def _clip_limits(
     node: ir.Node, source: ir.Value, dtype: ir.DataType, at: Rewriter
 ) -> Limits | None:
+    if at.opset >= 11 and node.attributes:
+        return None  # written as in another opset
     ends: list[Number | None] = []
     for index, name in ((1, "min"), (2, "max")):
         if at.opset < 11:
