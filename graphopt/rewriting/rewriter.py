@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -31,6 +31,9 @@ Attributes = Mapping[str, Any]
 # A constant beyond this is read only by rules that mean to change it.
 SMALL_ELEMENTS = 64
 
+# Constants up to this are not made twice.
+SHARED_BYTES = 1 << 14
+
 
 class Rewriter:
     """The graph as rules see it.
@@ -50,6 +53,7 @@ class Rewriter:
         self._replaced = replaced_operators(model)
         self._touched = touched
         self._names: Names | None = None
+        self._made: dict[Hashable, tuple[ir.Value, ir.TensorProtocol | None]] = {}
 
     # Questions
 
@@ -196,8 +200,19 @@ class Rewriter:
         return self._names.fresh(base)
 
     def constant(self, data: np.ndarray, base: str, before: ir.Node) -> ir.Value:
-        """A new constant, named after `base`, that `before` and the nodes after it can use."""
-        return add_constant(self.model, self.fresh(base), data, before)
+        """A constant, named after `base`, that `before` and the nodes after it can use.
+
+        An initializer of this graph that these rewrites made of the same bytes is used again.
+        """
+        if data.nbytes > SHARED_BYTES:
+            return add_constant(self.model, self.fresh(base), data, before)
+        key = (before.graph, data.dtype, data.shape, data.tobytes())
+        made, tensor = self._made.get(key, (None, None))
+        if made is not None and made.is_initializer() and made.const_value is tensor:
+            return made
+        value = add_constant(self.model, self.fresh(base), data, before)
+        self._made[key] = value, value.const_value
+        return value
 
     def insert(
         self,
@@ -213,31 +228,56 @@ class Rewriter:
         Args:
             base: what its names begin with; the name of the first output of `before` if left out.
         """
-        return self.insert_many(before, op_type, inputs, attributes, base=base, outputs=1)[0]
+        return self.insert_node(before, op_type, inputs, attributes, base=base).outputs[0]
 
-    def insert_many(
+    def insert_node(
         self,
-        before: ir.Node,
+        anchor: ir.Node,
         op_type: str,
         inputs: Sequence[ir.Value | None],
         attributes: Attributes | None = None,
         *,
         base: str | None = None,
-        outputs: int,
-    ) -> Sequence[ir.Value]:
-        """`insert` for a node of several outputs."""
-        graph = before.graph
+        outputs: int = 1,
+        after: bool = False,
+    ) -> ir.Node:
+        """A new node right ahead of `anchor`, or right `after` it; see `insert`."""
+        graph = anchor.graph
         if graph is None:
-            raise ValueError(f"node '{before.name}' is in no graph")
-        name = self.fresh(base or f"{before.outputs[0].name}_{op_type.lower()}")
-        given = ir.convenience.convert_attributes(attributes or {})
-        node = ir.Node("", op_type, inputs, given, num_outputs=outputs)
-        node.name, node.outputs[0].name = name, name
-        for value in node.outputs[1:]:
-            value.name = self.fresh(name)
-        graph.insert_before(before, node)
+            raise ValueError(f"node '{anchor.name}' is in no graph")
+        base = base or f"{anchor.outputs[0].name}_{op_type.lower()}"
+        node = self._new(op_type, inputs, attributes, base, outputs)
+        if after:
+            graph.insert_after(anchor, node)
+        else:
+            graph.insert_before(anchor, node)
         self._touched(node)
-        return node.outputs
+        return node
+
+    def insert_behind(
+        self,
+        value: ir.Value,
+        graph: ir.Graph | ir.Function,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Attributes | None = None,
+        *,
+        outputs: int = 1,
+    ) -> ir.Node:
+        """A new node as early in `graph` as `value` is there, its names after that of `value`.
+
+        That is right behind the node that makes it, or at the start of the graph. Of the `inputs`
+        none may be made later than `value`.
+        """
+        producer = value.producer()
+        behind = producer is not None and producer.graph is graph
+        anchor = producer if behind and producer is not None else graph[0]
+        return self.insert_node(
+            *(anchor, op_type, inputs, attributes),
+            base=f"{value.name}_{op_type.lower()}",
+            outputs=outputs,
+            after=behind,
+        )
 
     def compute(
         self,
@@ -258,35 +298,20 @@ class Rewriter:
             self.release(value)
         return result
 
-    def insert_behind(
+    def _new(
         self,
-        value: ir.Value,
-        graph: ir.Graph | ir.Function,
         op_type: str,
         inputs: Sequence[ir.Value | None],
-        attributes: Attributes | None = None,
-        *,
-        outputs: int = 1,
-    ) -> Sequence[ir.Value]:
-        """The outputs of a new node as early in `graph` as `value` is there.
-
-        That is right behind the node that makes it, or at the start of the graph. Of the `inputs`
-        none may be made later than `value`. The names begin with that of `value`.
-        """
-        node = ir.Node(
-            *("", op_type, inputs, ir.convenience.convert_attributes(attributes or {})),
-            num_outputs=outputs,
-        )
-        node.name = self.fresh(f"{value.name}_{op_type.lower()}")
-        for number, output in enumerate(node.outputs):
-            output.name = node.name if outputs == 1 else self.fresh(f"{node.name}_{number}")
-        producer = value.producer()
-        if producer is not None and producer.graph is graph:
-            graph.insert_after(producer, node)
-        else:
-            graph.insert_before(graph[0], node)
-        self._touched(node)
-        return node.outputs
+        attributes: Attributes | None,
+        base: str,
+        outputs: int,
+    ) -> ir.Node:
+        given = ir.convenience.convert_attributes(attributes or {})
+        node = ir.Node("", op_type, inputs, given, num_outputs=outputs)
+        for value in node.outputs:
+            value.name = self.fresh(base)
+        node.name = node.outputs[0].name
+        return node
 
     def become(
         self,

@@ -134,7 +134,7 @@ def test_presets_stand_for_their_steps() -> None:
         ("", "column 1 .*the name of a pass expected"),
         ("fold-constant", "no pass 'fold-constant'; did you mean 'fold-constants'"),
         ("fold-constants,", "the name of a pass expected, the text ends"),
-        ("fold-constants fuse-conv-bn", "',' expected, found 'f'"),
+        ("fold-constants fuse-affine", "',' expected, found 'f'"),
         ("prune-channels{ration=0.3}", "did you mean 'ratio'"),
         ("prune-channels{ratio=2}", "ratio"),
         ("repeat(fold-constants", r"'\)' expected"),
@@ -153,9 +153,9 @@ def test_a_wrong_pipeline_is_told(wrong: str, message: str) -> None:
 
 
 def test_an_order_that_goes_back_is_refused_with_the_reason() -> None:
-    with pytest.raises(GraphoptError, match=r"'fuse-conv-bn' .*stands after 'quantize'"):
-        check_order(parse("quantize,fuse-conv-bn"))
-    check_order(parse("fold-constants,graphsurgeon{function=a:b},fuse-conv-bn"))
+    with pytest.raises(GraphoptError, match=r"'fuse-affine' .*stands after 'quantize'"):
+        check_order(parse("quantize,fuse-affine"))
+    check_order(parse("fold-constants,graphsurgeon{function=a:b},fuse-affine"))
 
 
 def test_every_registered_pass_describes_itself() -> None:

@@ -27,6 +27,7 @@ ERF = {
     "keras": "m = Mul (h, x) d = Div (x, q) e = Erf (d) a = Add (o, e) y = Mul (m, a)",
     "half of the gate": "d = Mul (r, x) e = Erf (d) a = Add (o, e) m = Mul (a, h) y = Mul (m, x)",
     "halved terms": "d = Mul (r, x) e = Erf (d) f = Mul (e, h) a = Add (f, h) y = Mul (a, x)",
+    "onnx": "d = Div (x, q) e = Erf (d) a = Sum (o, e) m = Mul (h, x) y = Mul (m, a)",
     "by two": "d = Div (x, q) e = Erf (d) a = Add (e, o) m = Mul (x, a) y = Div (m, w)",
     "complement": "d = Div (x, q) z = Neg (d) e = Erf (z) a = Sub (o, e) m = Mul (x, a) "
     "y = Mul (m, h)",

@@ -208,6 +208,37 @@ def test_no_prelu(body: str) -> None:
     assert not apply_to(body, v=SLOPES).result.modified
 
 
+WHERES = {
+    "less": "b = Less (x, l) t = Mul (v, x) y = Where (b, t, x)",
+    "greater": "b = Greater (x, l) t = Mul (x, v) y = Where (b, x, t)",
+    "not less": "b = GreaterOrEqual (x, l) t = Mul (x, v) y = Where (b, x, t)",
+}
+
+
+@pytest.mark.parametrize("body", WHERES.values(), ids=WHERES)
+def test_prelu_by_where(body: str) -> None:
+    outcome = apply_to(body, v=SLOPES)
+    assert outcome.operators == ["PRelu"]
+    assert error(outcome, random(2, 8)) == 0.0
+    single = apply_to(body, v=0.3)
+    assert single.operators == ["LeakyRelu"]
+    assert error(single, EDGES.reshape(2, 8)) == 0.0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "b = Less (x, l) t = Mul (v, x) y = Where (b, x, t)",
+        "b = Less (x, o) t = Mul (v, x) y = Where (b, t, x)",
+        "b = Less (l, x) t = Mul (v, x) y = Where (b, t, x)",
+        "z = Abs (x) b = Less (x, l) t = Mul (v, z) y = Where (b, t, x)",
+        "z = Abs (x) b = Less (z, l) t = Mul (v, x) y = Where (b, t, x)",
+    ],
+)
+def test_no_prelu_by_where(body: str) -> None:
+    assert not apply_to(body, v=SLOPES).result.modified
+
+
 def test_a_slope_that_makes_the_shape_larger_is_none() -> None:
     body = PRELUS["torch"][0]
     model = formula(body, x="float[2, 8]", y="float[3, 2, 8]", v=np.ones((3, 1, 1), np.float32))
@@ -221,3 +252,14 @@ def test_prelu_of_one_number() -> None:
     assert not apply_to("y = PRelu (x, v)", v=SLOPES).result.modified
     tenth = np.array([0.1], np.float64)
     assert not apply_to("y = PRelu (x, v)", x="double[2, 8]", v=tenth).result.modified
+
+
+def test_a_double_that_no_attribute_can_hold() -> None:
+    tenth, quarter = np.array(0.1), np.array(0.25)
+    body = "p = Mul (x, v) y = Max (x, p)"
+    kept = apply_to(body, x="double[2, 8]", v=tenth)
+    assert reasons(kept) == ["leaky-relu: an attribute is a float32, which 0.1 of double is not"]
+    assert apply_to(body, x="double[2, 8]", v=quarter).operators == ["LeakyRelu"]
+    outcome = apply_to(PRELUS["torch"][0], x="double[2, 8]", v=tenth)
+    assert outcome.operators == ["PRelu"]
+    assert error(outcome, random(2, 8, dtype=np.float64)) < 1e-15

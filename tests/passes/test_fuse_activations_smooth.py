@@ -73,6 +73,15 @@ def test_swish(body: str, alpha: float | None) -> None:
     assert error(outcome, EDGES.reshape(2, 8)) < 2e-7
 
 
+def test_swish_of_double() -> None:
+    body = SWISHES["quick gelu"][0]
+    kept = apply_to(body, 24, x="double[2, 8]", k=np.array(1.702))
+    assert reasons(kept) == ["swish: an attribute is a float32, which 1.702 of double is not"]
+    outcome = apply_to(body, 24, x="double[2, 8]", k=np.array(1.75))
+    assert outcome.operators == ["Swish"]
+    assert error(outcome, random(2, 8, dtype=np.float64)) < 1e-15
+
+
 def test_swish_of_another_opset() -> None:
     assert reasons(apply_to(SWISHES["silu"][0], 23)) == [
         "swish: Swish needs opset 24 (the model has 23): run set-opset{version=24} first"

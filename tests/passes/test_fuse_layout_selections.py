@@ -147,6 +147,33 @@ def test_more_or_less_than_one_element(selection: str, squeeze: str) -> None:
     assert len(outcome.operators) == 2
 
 
+SPLIT = "a, b, c = Split <axis = 1> (x) "
+SLICES = "a = Slice (x, o0, o1, o1) b = Slice (x, o1, o2, o1) c = Slice (x, o2, o3, o1) "
+
+
+@pytest.mark.parametrize("parts", [SPLIT, SLICES])
+@pytest.mark.parametrize(
+    ("last", "operators"),
+    [
+        ("z = Squeeze (c, o1)", ["Gather"] * 3),
+        ("z = Identity (w)", ["Gather"] * 2),  # the last is not used
+        ("z = Neg (c)", None),
+    ],
+)
+def test_parts_that_are_all_squeezed(parts: str, last: str, operators: list[str] | None) -> None:
+    outcome = fuse(
+        "(float[n, 3, 4] x, float[n, 4] w) => (float[n, 4] u, float[n, 4] v, "
+        f"float[n, {'m, 4' if 'Neg' in last else '4'}] z) <int64[1] o0 = {{0}}, "
+        "int64[1] o1 = {1}, int64[1] o2 = {2}, int64[1] o3 = {3}> "
+        f"{{ {parts} u = Squeeze (a, o1) v = Squeeze (b, o1) {last} }}"
+    )
+    if operators is None:
+        assert outcome.operators[0] == "Split"
+    else:
+        assert [op for op in outcome.operators if op not in ("Identity", "Slice")] == operators
+    assert outcome.agrees({"x": numbers(2, 3, 4), "w": numbers(2, 4)})
+
+
 @pytest.mark.parametrize("axis", [1, -2])
 @pytest.mark.parametrize(("index", "dtype"), [(2, np.int64), (-1, np.int32)])
 def test_unsqueeze_of_gather(axis: int, index: int, dtype: Any) -> None:

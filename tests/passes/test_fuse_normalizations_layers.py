@@ -222,6 +222,11 @@ def test_axes_that_are_not_the_last() -> None:
     ]
 
 
+def test_of_a_single_number() -> None:
+    body = "m = ReduceMean (x) d = Sub (x, m) q = Mul (d, d) v = ReduceMean (q) a = Add (v, eps) "
+    assert not apply_to(f"{body} r = Sqrt (a) y = Div (d, r)", x="float").result.modified
+
+
 def test_an_older_opset() -> None:
     outcome = apply_to(TORCH, 16)
     assert not outcome.result.modified

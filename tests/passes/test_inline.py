@@ -317,3 +317,16 @@ def test_branches_that_are_the_same(then: str, other: str, same: bool) -> None:
     if "Random" not in then:
         assert outcome.agrees({"x": X, "c": np.array(True)})
         assert outcome.agrees({"x": X, "c": np.array(False)})
+
+
+def test_a_range_over_what_is_no_scalar_stays_valid() -> None:
+    """ONNX Runtime takes it; onnx's checker does not, once it sees the shape."""
+    body = """n = Shape(x)
+        r = If (c) <then_branch = t () => (int64[1] u) { u = Slice(n, zero, one) },
+        else_branch = e () => (int64[k] v) { v = Identity(n) }> y = Range(first, r, step)"""
+    edits = [held(n, np.array([v], np.int64)) for n, v in (("zero", 0), ("one", 1))]
+    edits += [held(n, np.array(v, np.int64)) for n, v in (("first", 0), ("step", 1))]
+    outcome = inline(body, "", *edits, held("c", np.array(True)), out="int64[m] y")
+    onnx.checker.check_model(outcome.after, full_check=True)
+    assert outcome.operators == ["Shape", "Slice", "Squeeze", "Range"]
+    assert outcome.agrees({"x": X})

@@ -66,6 +66,22 @@ def test_the_result_is_the_same(old: int, new: int, body: str) -> None:
     assert outcome.agrees({"x": X})
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("old", [7, 9, 10])
+@pytest.mark.parametrize("scale", [2.0, 1.7])
+def test_old_images_keep_their_corners(mode: str, old: int, scale: float) -> None:
+    """onnx's own converter leaves out how pixels were related before opset 11."""
+    scales = [1.0, 1.0, scale, 2.0]
+    attributes = f'mode = "{mode}"' + (f", scales = {scales}" if old == 7 else "")
+    operator = "Resize" if old == 10 else "Upsample"
+    body = f"y = {operator}<{attributes}>(x{'' if old == 7 else ', s'})"
+    edits = [] if old == 7 else [held("s", np.float32(scales))]
+    image = np.linspace(-1, 1, 24, dtype=np.float32).reshape(1, 1, 4, 6)
+    outcome = convert(old, 21, body, *edits, types="float[1,1,4,6] x", out="float[1,1,a,b] y")
+    assert outcome.operators == ["Resize"]
+    assert outcome.agrees({"x": image}, rtol=1e-6, atol=1e-6)
+
+
 def test_the_same_opset_is_no_change() -> None:
     assert not convert(17, 17, "y = Relu(x)").result.modified
 
@@ -150,6 +166,16 @@ def test_external_weights_are_not_read(tmp_path: Path) -> None:
         (19, 13, "s = Shape<start = 1>(x) y = Reshape(x, s)", "has no attribute 'start'"),
         (19, 13, "s = Shape(x) y = Reshape<allowzero = 1>(x, s)", "has no attribute 'allowzero'"),
         (9, 17, "a, y = Dropout(x)", "Dropout (node 'a')"),
+        (12, 13, "y = Hardmax(x)", "Hardmax (node 'y'): since opset 13 it works along one axis"),
+        (13, 12, "y = Hardmax(x)", "Hardmax"),
+        (7, 17, "y = Upsample<scales = [1.0, 0.5, 1.0]>(x)", "nearest in a smaller image"),
+        (
+            8,
+            17,
+            "y = Scan<body = b (float[3,4] i) => (float[3,4] o) { o = Exp(i) },"
+            " num_scan_inputs = 1>(, x)",
+            "Scan (node 'y'): it has subgraphs",
+        ),
     ],
 )
 def test_what_cannot_be_converted_is_named(old: int, new: int, body: str, reason: str) -> None:

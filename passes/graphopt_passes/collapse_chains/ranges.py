@@ -56,6 +56,8 @@ def merge_ranges(node: ir.Node, at: Rewriter) -> bool:
         return False
     if not _clips(node, inner, at):
         return False
+    if low == 0 and high == 0:
+        raise DeclinedError("of the zeros that are left, one Clip would keep other signs")
     if inner is not at.before(node, index or 0, *RANGED) and not gives_way(inner, at, *RANGED):
         raise DeclinedError(f"what {inner.op_type} gives is used elsewhere too")
     _become_clip(node, first.source, low, high, at)
@@ -141,7 +143,7 @@ def _clips(node: ir.Node, inner: ir.Node, at: Rewriter) -> bool:
     """
     pair = (node, inner)
     dtype = at.dtype(node.outputs[0])
-    if not at.has_operator("Clip", 6 if dtype is None or dtype.is_floating_point() else 12):
+    if not at.has_operator("Clip", 6 if dtype == ir.DataType.FLOAT else 12):
         return False
     if any(one.op_type == "Clip" for one in pair) or dtype in COMMON_TYPES:
         zeros = [one for one in pair if one.op_type in ("Min", "Max") and _has_zero(one, at)]

@@ -5,6 +5,13 @@ from __future__ import annotations
 from graphopt.rewriting import Rule
 from graphopt_passes.collapse_chains.across import merge_across_transpose, merge_before_transpose
 from graphopt_passes.collapse_chains.casts import merge_casts
+from graphopt_passes.collapse_chains.gathers import (
+    concat_of_gathers,
+    gather_of_concat,
+    gather_of_unsqueeze,
+    merge_gathers,
+    unsqueeze_of_gather,
+)
 from graphopt_passes.collapse_chains.inverses import (
     ROUNDING,
     drop_double_inverse,
@@ -22,13 +29,7 @@ from graphopt_passes.collapse_chains.joins import (
     split_of_concat,
 )
 from graphopt_passes.collapse_chains.ranges import RANGED, merge_ranges
-from graphopt_passes.collapse_chains.slices import (
-    gather_of_concat,
-    gather_of_unsqueeze,
-    merge_gathers,
-    merge_slices,
-    slice_of_concat,
-)
+from graphopt_passes.collapse_chains.slices import merge_slices, slice_of_concat
 from graphopt_passes.collapse_chains.transposes import merge_transposes
 from graphopt_passes.collapse_chains.views import ALL_VIEWS, VIEWS, merge_views
 
@@ -43,6 +44,8 @@ RULES: tuple[Rule, ...] = (
     Rule("gather-of-unsqueeze", ("Gather",), gather_of_unsqueeze),
     Rule("gather-of-concat", ("Gather",), gather_of_concat),
     Rule("merge-gathers", ("Gather",), merge_gathers),
+    Rule("unsqueeze-of-gather", ("Unsqueeze",), unsqueeze_of_gather),
+    Rule("concat-of-gathers", ("Concat",), concat_of_gathers),
     Rule("concat-of-parts", ("Concat",), concat_of_parts),
     Rule("merge-concats", ("Concat",), merge_concats),
     Rule("split-of-concat", ("Split",), split_of_concat),

@@ -1,4 +1,4 @@
-"""Slices and Gathers of what a Slice, Gather, Concat or Unsqueeze gives."""
+"""Slices of what a Slice or a Concat gives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from graphopt_passes.collapse_chains.common import (
     normal,
     vector,
 )
-from graphopt_passes.collapse_chains.views import view_axes
 
 # To Slice, any end from here on is the end of the axis.
 OPEN_END = 2**31 - 1
@@ -142,7 +141,7 @@ def slice_of_concat(node: ir.Node, at: Rewriter) -> bool:
     start, end = _bounds(cut, total)
     if start is None or end is None or start >= end:
         return False
-    found = _operand(joined, axis, start, end, at)
+    found = operand_with(joined, axis, start, end, at)
     if found is None:
         return False
     operand, offset, size = found
@@ -166,7 +165,7 @@ def _bounds(cut: Cut, total: int | None) -> tuple[int | None, int | None]:
     return (None, None) if cut.start < 0 or cut.end < 0 or cut.is_open else (cut.start, cut.end)
 
 
-def _operand(
+def operand_with(
     joined: ir.Node, axis: int, start: int, end: int, at: Rewriter
 ) -> tuple[ir.Value, int, int] | None:
     """The operand of a Concat that holds `start` to `end`, where it begins, and its size."""
@@ -179,66 +178,3 @@ def _operand(
             return value, offset, size
         offset += size
     return None
-
-
-def gather_of_concat(node: ir.Node, at: Rewriter) -> bool:
-    """A Gather that takes only from one operand of a Concat takes from that operand."""
-    joined = at.producer(node.inputs[0], "Concat")
-    indices = None if joined is None else at.small(node.inputs[1])
-    if joined is None or indices is None or indices.size == 0:
-        return False
-    rank = at.rank(joined.outputs[0])
-    axis, other = axis_of(node, 0, rank), axis_of(joined, 1, rank)
-    if axis is None or axis != other:
-        return False
-    chosen = [int(index) for index in indices.reshape(-1)]
-    total = dim(at.dims(joined.outputs[0]), axis)
-    if min(chosen) < 0:
-        if total is None:
-            return False
-        chosen = [index + total if index < 0 else index for index in chosen]
-    found = _operand(joined, axis, min(chosen), max(chosen) + 1, at) if min(chosen) >= 0 else None
-    if found is None:
-        return False
-    operand, offset, _ = found
-    if at.before(node, 0, "Concat") is None and at.producer(operand, "Unsqueeze") is None:
-        return False
-    moved = at.constant(
-        (indices.reshape(-1) * 0 + [index - offset for index in chosen])
-        .astype(indices.dtype)
-        .reshape(indices.shape),
-        f"{node.outputs[0].name}_indices",
-        node,
-    )
-    at.become(node, "Gather", [operand, moved], {"axis": axis})
-    return True
-
-
-def merge_gathers(node: ir.Node, at: Rewriter) -> bool:
-    """A Gather with constant indices of one with a constant list of indices is one Gather."""
-    inner = at.producer(node.inputs[0], "Gather")
-    if inner is None:
-        return False
-    first, then = at.small(inner.inputs[1]), at.small(node.inputs[1])
-    if first is None or then is None or first.ndim != 1 or not gives_way(inner, at, "Gather"):
-        return False
-    axis = axis_of(node, 0, at.rank(node.inputs[0]))
-    if axis is None or axis != axis_of(inner, 0, at.rank(inner.inputs[0])):
-        return False
-    count = len(first)
-    if count == 0 or ((then < -count) | (then >= count)).any():
-        return False
-    indices = at.constant(first[then], f"{node.outputs[0].name}_indices", node)
-    at.become(node, "Gather", [inner.inputs[0], indices], {"axis": axis})
-    return True
-
-
-def gather_of_unsqueeze(node: ir.Node, at: Rewriter) -> bool:
-    """A Gather of the one element of a new axis gives what there was before."""
-    inner = at.producer(node.inputs[0], "Unsqueeze")
-    index = None if inner is None else at.small(node.inputs[1])
-    if inner is None or index is None or index.ndim != 0 or int(index) not in (0, -1):
-        return False
-    axes = view_axes(inner, at)
-    axis = axis_of(node, 0, at.rank(node.inputs[0]))
-    return axes is not None and axes == [axis] and hand_on(node, inner.inputs[0], at)

@@ -1,4 +1,4 @@
-"""Remove what has no effect."""
+"""Remove nodes, initializers and functions that nothing uses."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ __all__ = ["EliminateDead"]
 
 @dataclass(frozen=True)
 class EliminateDead(Pass):
-    """Removes what has no effect on the outputs.
-
-    - Identity, Dropout in inference mode, Cast or CastLike to the type that a value has already.
-    - Nodes, initializers and functions that nothing uses, in subgraphs and functions too.
+    """Remove nodes, initializers and functions that nothing uses, in subgraphs and functions too.
 
     Inputs and outputs of the graph stay, with their names, and so do optional outputs of nodes: how
     many a node has may decide what it does. A node of a domain that onnx does not define stays
@@ -28,6 +25,7 @@ class EliminateDead(Pass):
     name: ClassVar[str] = "eliminate-dead"
     stage: ClassVar[Stage] = Stage.SIMPLIFY
     effect: ClassVar[Effect] = Effect.EXACT
+    keeps_facts: ClassVar[bool] = True
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         from graphopt_passes.eliminate_dead.elimination import eliminate_dead

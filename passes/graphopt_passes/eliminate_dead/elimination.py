@@ -1,49 +1,37 @@
-"""The pass: no-ops out first, then what nothing uses."""
+"""The pass: nodes first, then the functions and initializers that those have used."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from graphopt.ir import replaced_operators
 from graphopt.pipeline.base import PassResult
-from graphopt_passes.eliminate_dead.noops import Types, bypass_noops
 from graphopt_passes.eliminate_dead.unused import (
     Functions,
+    Sweep,
     remove_unused_functions,
     remove_unused_initializers,
-    remove_unused_nodes,
 )
 
 
 def eliminate_dead(model: ir.Model) -> PassResult:
     """Removes what has no effect from `model`, in place; see `EliminateDead`."""
-    rewrites: Counter[str] = Counter()
-    foreign: list[ir.Node] = []
-    types, functions = Types(model), Functions(model)
-    replaced = replaced_operators(model)
-    for graph in _roots(model):
-        opset = _opset(graph, model)
-        rewrites.update(bypass_noops(graph, opset, types, replaced))
-        rewrites["unused-node"] += remove_unused_nodes(graph, functions, foreign)
-    rewrites["unused-function"] += remove_unused_functions(model, functions)
-    rewrites["unused-initializer"] += remove_unused_initializers(model)
-    done = {name: count for name, count in sorted(rewrites.items()) if count}
-    return PassResult(model, bool(done), done, _notes(foreign))
+    functions = Functions(model)
+    sweep = Sweep(functions)
+    sweep.remove_unused_nodes(model.graph)
+    for function in model.functions.values():
+        sweep.remove_unused_nodes(function)
+    rewrites = {
+        "unused-function": remove_unused_functions(model, functions),
+        "unused-initializer": remove_unused_initializers(sweep.graphs),
+        "unused-node": sweep.count,
+    }
+    done = {name: count for name, count in rewrites.items() if count}
+    return PassResult(model, bool(done), done, _notes(sweep.foreign))
 
 
-def _roots(model: ir.Model) -> list[ir.Graph | ir.Function]:
-    return [model.graph, *model.functions.values()]
-
-
-def _opset(graph: ir.Graph | ir.Function, model: ir.Model) -> int | None:
-    """The version of the default domain in `graph`; None if it is not stated."""
-    imports = graph.opset_imports or model.opset_imports
-    return next((imports[domain] for domain in ("", "ai.onnx") if domain in imports), None)
-
-
-def _notes(foreign: list[ir.Node]) -> tuple[str, ...]:
+def _notes(foreign: Sequence[ir.Node]) -> tuple[str, ...]:
     if not foreign:
         return ()
     first = f"'{foreign[0].name}' ({foreign[0].domain}.{foreign[0].op_type})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 import onnx_ir as ir
 
@@ -16,6 +18,7 @@ class Functions:
         self._model = model
         self._keys = {_normal(key): key for key in model.functions}
         self._pure: dict[ir.OperatorIdentifier, bool] = {}
+        self._defined: dict[tuple[str, str], bool] = {}
 
     def called_by(self, node: ir.Node) -> ir.OperatorIdentifier | None:
         """The key of the function that `node` calls, if it calls one."""
@@ -28,7 +31,10 @@ class Functions:
             if key not in self._pure:
                 self._pure[key] = all(self.is_pure(inner) for inner in self._model.functions[key])
             return self._pure[key]
-        if not onnx.defs.has(node.op_type, node.domain):
+        operator = (node.op_type, node.domain)
+        if operator not in self._defined:
+            self._defined[operator] = onnx.defs.has(*operator)
+        if not self._defined[operator]:
             return False
         return all(self.is_pure(inner) for graph in subgraphs(node) for inner in graph)
 
@@ -38,46 +44,56 @@ def _normal(key: ir.OperatorIdentifier) -> ir.OperatorIdentifier:
     return ("" if domain in DEFAULT_DOMAINS else domain, name, overload)
 
 
-def remove_unused_nodes(
-    graph: ir.Graph | ir.Function, functions: Functions, foreign: list[ir.Node]
-) -> int:
-    """Removes the nodes of `graph` and its subgraphs whose outputs nothing uses; how many.
+class Sweep:
+    """Removes nodes whose outputs nothing uses, graph by graph, each from its end."""
 
-    Nodes with subgraphs count with what is in them.
+    def __init__(self, functions: Functions) -> None:
+        self._functions = functions
+        self.count = 0
+        """How many nodes were removed; those with subgraphs count with what is in them."""
+        self.foreign: list[ir.Node] = []
+        """The unused nodes that stay because their domain is unknown."""
+        self.graphs: list[ir.Graph] = []
+        """The graphs that were gone through, subgraphs of what stays included."""
 
-    Args:
-        foreign: takes the unused nodes that stay because their domain is unknown.
-    """
-    removed: list[ir.Node] = []
-    count = 0
-    for node in reversed(graph):
-        used = any(value.uses() or value.is_graph_output() for value in node.outputs)
-        if not used and node.outputs and functions.is_pure(node):
-            count += _detach(node)
-            removed.append(node)
-            continue
-        if not used:
-            foreign.append(node)
-        for inner in subgraphs(node):
-            count += remove_unused_nodes(inner, functions, foreign)
-    graph.remove(removed)
-    return count
+    def remove_unused_nodes(self, graph: ir.Graph | ir.Function) -> None:
+        if isinstance(graph, ir.Graph):
+            self.graphs.append(graph)
+        removed: list[ir.Node] = []
+        for node in reversed(graph):
+            used = _is_used(node)
+            if not used and node.outputs and self._functions.is_pure(node):
+                self.count += _detach(node)
+                removed.append(node)
+                continue
+            if not used:
+                self.foreign.append(node)
+            if node.attributes:
+                for inner in subgraphs(node):
+                    self.remove_unused_nodes(inner)
+        if removed:
+            graph.remove(removed)
+
+
+def _is_used(node: ir.Node) -> bool:
+    return any(value.uses() or value.is_graph_output() for value in node.outputs)
 
 
 def _detach(node: ir.Node) -> int:
     """Lets go of what `node` and the nodes inside of it use; how many nodes those are."""
     count = 1
-    for index in range(len(node.inputs)):
-        node.replace_input_with(index, None)
+    for index, value in enumerate(node.inputs):
+        if value is not None:
+            node.replace_input_with(index, None)
     for graph in subgraphs(node):
         count += sum(_detach(inner) for inner in graph)
     return count
 
 
-def remove_unused_initializers(model: ir.Model) -> int:
+def remove_unused_initializers(graphs: Sequence[ir.Graph]) -> int:
     """Removes the initializers that nothing uses and that are no inputs or outputs; how many."""
     count = 0
-    for graph in model.graphs():
+    for graph in graphs:
         for value in list(graph.initializers.values()):
             drop_unused_initializer(value)
             count += not value.is_initializer()

@@ -3,5 +3,12 @@
 from __future__ import annotations
 
 from graphopt.rewriting import Rule
+from graphopt_passes.eliminate_noops import copies, moves, neutral, repeated, windows
 
-RULES: tuple[Rule, ...] = ()
+RULES: tuple[Rule, ...] = (
+    *copies.RULES,
+    *moves.RULES,
+    *neutral.RULES,
+    *windows.RULES,
+    *repeated.RULES,
+)

@@ -26,7 +26,7 @@ NO_DOUBLE = frozenset({"HardSigmoid", "HardSwish", "Softplus", "Softsign"})
 
 MAX_STEPS = 4
 MAX_DEGREE = 3
-LINEAR = ("Add", "Sub", "Mul", "Div", "Neg")
+LINEAR = ("Add", "Sub", "Sum", "Mul", "Div", "Neg")
 
 
 def close(value: float, number: float, dtype: ir.DataType) -> bool:
@@ -40,6 +40,12 @@ def require(at: Rewriter, op_type: str, since: int, x: ir.Value) -> None:
     at.require_operator(op_type, since, dtype)
     if dtype == ir.DataType.DOUBLE and op_type in NO_DOUBLE:
         raise DeclinedError(f"ONNX Runtime has no {op_type} for double")
+
+
+def require_attribute(value: float, x: ir.Value, at: Rewriter) -> None:
+    """Raises DeclinedError if `value` as an attribute, a float32, loses digits beside `x`."""
+    if at.dtype(x) == ir.DataType.DOUBLE and float(np.float32(value)) != value:
+        raise DeclinedError(f"an attribute is a float32, which {value} of double is not")
 
 
 def number(node: ir.Node, index: int, at: Rewriter) -> float | None:
@@ -66,21 +72,23 @@ def step(node: ir.Node, at: Rewriter) -> Affine | None:
     value = node.inputs[0]
     if node.op_type == "Neg":
         return None if value is None else Affine(value, -1.0)
+    if len(node.inputs) != 2 or (node.op_type == "Sum" and at.opset < 8):
+        return None
     right, left = number(node, 1, at), number(node, 0, at)
     if right is None:
         value = node.inputs[1]
         return None if left is None or value is None else _from_left(node.op_type, left, value)
     if value is None or left is not None:
         return None
-    if node.op_type in ("Add", "Sub"):
-        return Affine(value, 1.0, right if node.op_type == "Add" else -right)
+    if node.op_type in ("Add", "Sub", "Sum"):
+        return Affine(value, 1.0, -right if node.op_type == "Sub" else right)
     if node.op_type == "Mul":
         return Affine(value, right)
     return Affine(value, 1 / right) if right != 0 else None
 
 
 def _from_left(op_type: str, left: float, value: ir.Value) -> Affine | None:
-    if op_type == "Add":
+    if op_type in ("Add", "Sum"):
         return Affine(value, 1.0, left)
     if op_type == "Sub":
         return Affine(value, -1.0, left)
@@ -169,10 +177,10 @@ def polynomial(
     if constant is not None:
         return np.array([constant]) if at.keeps_shape(value, x) else None
     node = at.producer(value, *LINEAR, "Pow")
-    if node is None or depth == 0 or at.opset < 7:
+    if node is None or depth == 0 or at.opset < 8:
         return None
     parts = [polynomial(part, x, at, depth - 1) for part in node.inputs]
-    if any(part is None for part in parts):
+    if len(parts) > 2 or any(part is None for part in parts):
         return None
     result = _combine(node.op_type, *(part for part in parts if part is not None))
     if result is None or len(result) > MAX_DEGREE + 1 or not np.isfinite(result).all():
@@ -182,9 +190,9 @@ def polynomial(
 
 def _combine(op_type: str, a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray | None:
     if b is None:
-        return -a
-    if op_type in ("Add", "Sub"):
-        return np.asarray(poly.polyadd(a, b) if op_type == "Add" else poly.polysub(a, b))
+        return -a if op_type == "Neg" else None
+    if op_type in ("Add", "Sub", "Sum"):
+        return np.asarray(poly.polysub(a, b) if op_type == "Sub" else poly.polyadd(a, b))
     if op_type == "Mul":
         return np.asarray(poly.polymul(a, b))
     if len(b) != 1 or b[0] == 0:

@@ -8,7 +8,13 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.rewriting import Rewriter, require_private
-from graphopt_passes.fuse_activations.algebra import TOLERANCE, number, require, step
+from graphopt_passes.fuse_activations.algebra import (
+    TOLERANCE,
+    number,
+    require,
+    require_attribute,
+    step,
+)
 from graphopt_passes.fuse_activations.hard import clip_limits
 
 
@@ -56,6 +62,7 @@ def leaky_relu_by_max(node: ir.Node, at: Rewriter) -> bool:
         if at.dtype(x) not in TOLERANCE:
             return False
         require(at, "LeakyRelu", 6, more.value)
+        require_attribute(more.scale, more.value, at)
         require_private(node, [more.value])
         at.become(node, "LeakyRelu", [more.value], {"alpha": more.scale})
         return True
@@ -112,23 +119,54 @@ def _negative_part(value: ir.Value | None, x: ir.Value, at: Rewriter) -> int:
 
 
 def _become_prelu(node: ir.Node, x: ir.Value, slope: np.ndarray, at: Rewriter) -> bool:
-    single = slope.size == 1
+    single = slope.size == 1 and _fits_attribute(slope, at.dtype(x))
     require(at, "LeakyRelu" if single else "PRelu", 6 if single else 9, x)
     require_private(node, [x])
     if single:
         at.become(node, "LeakyRelu", [x], {"alpha": float(slope.reshape(-1)[0])})
     else:
-        held = at.constant(slope, f"{node.outputs[0].name}_slope", node)
+        held = at.constant(np.asarray(slope), f"{node.outputs[0].name}_slope", node)
         at.become(node, "PRelu", [x, held])
     return True
+
+
+def prelu_by_where(node: ir.Node, at: Rewriter) -> bool:
+    """x where it is not negative and a * x elsewhere becomes LeakyRelu or PRelu."""
+    test = at.producer(node.inputs[0], "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
+    if test is None or number(test, 1, at) != 0.0:
+        return False
+    x, negative = test.inputs[0], test.op_type.startswith("Less")
+    line = at.producer(node.inputs[1 if negative else 2], "Mul")
+    if x is None or line is None or node.inputs[2 if negative else 1] is not x:
+        return False
+    index = int(line.inputs[0] is x)
+    slope = line.inputs[index]
+    if line.inputs[1 - index] is not x or slope is None or not at.keeps_shape(slope, x):
+        return False
+    if at.dtype(x) not in TOLERANCE:
+        return False
+    array = at.small(slope)
+    if array is not None and array.size == 1:
+        return _become_prelu(node, x, array, at)
+    require(at, "PRelu", 9, x)
+    require_private(node, [x, slope])
+    at.become(node, "PRelu", [x, slope])
+    return True
+
+
+def _fits_attribute(slope: np.ndarray, dtype: ir.DataType | None) -> bool:
+    """Whether a float32 can hold the one number in `slope`."""
+    return dtype != ir.DataType.DOUBLE or bool((slope.astype(np.float32) == slope).all())
 
 
 def prelu_of_a_number(node: ir.Node, at: Rewriter) -> bool:
     """PRelu with one slope for all becomes LeakyRelu, if an attribute can hold the slope."""
     slope, x = at.scalar(node.inputs[1]), node.inputs[0]
-    if slope is None or x is None or not at.keeps_shape(node.inputs[1], x):
+    if slope is None or x is None or at.opset < 7:
         return False
-    if at.dtype(x) not in TOLERANCE or float(np.float32(slope)) != slope:
+    if not at.keeps_shape(node.inputs[1], x):
+        return False
+    if at.dtype(x) not in TOLERANCE or not _fits_attribute(np.array(slope), at.dtype(x)):
         return False
     if not at.has_operator("LeakyRelu", 6):
         return False

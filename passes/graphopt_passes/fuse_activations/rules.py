@@ -8,6 +8,7 @@ from graphopt_passes.fuse_activations.hard import hard_sigmoid, hard_swish
 from graphopt_passes.fuse_activations.rectifiers import (
     leaky_relu_by_max,
     prelu,
+    prelu_by_where,
     prelu_of_a_number,
     relu,
 )
@@ -36,6 +37,7 @@ RULES: tuple[Rule, ...] = (
     Rule("relu", ("Clip", "Max"), relu),
     Rule("leaky-relu", ("Max",), leaky_relu_by_max),
     Rule("prelu", ("Add", "Sub"), prelu),
+    Rule("prelu", ("Where",), prelu_by_where),
     Rule("leaky-relu", ("PRelu",), prelu_of_a_number),
     Rule("softmax", ("Div", "Mul"), softmax),
     Rule("log-softmax", ("Sub",), log_softmax),

@@ -11,6 +11,7 @@ from graphopt_passes.fuse_activations.algebra import (
     number,
     reaching,
     require,
+    require_attribute,
     step,
 )
 
@@ -66,6 +67,7 @@ def swish(node: ir.Node, at: Rewriter) -> bool:
         if inside.value is not x or inside.shift != 0.0:
             continue
         require(at, "Swish", 24, x)
+        require_attribute(inside.scale, x, at)
         if at.opset > 24:
             raise DeclinedError("ONNX Runtime runs Swish in models of opset 24 only")
         require_private(node, [x])

@@ -114,7 +114,7 @@ def _packed_heads(node: ir.Node, at: Rewriter) -> bool:
     if at.dims(reshape.outputs[0]) != (batch, length, 3, heads, features):
         return False
     attributes = {"axis": 2, "num_outputs": 3}
-    pieces = at.insert_behind(source, node.graph, "Split", [source], attributes, outputs=3)
+    pieces = at.insert_behind(source, node.graph, "Split", [source], attributes, outputs=3).outputs
     _attend(node, at, merge, [pieces[number] for number in numbers], (heads, heads))
     return True
 

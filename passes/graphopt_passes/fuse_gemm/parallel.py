@@ -149,4 +149,4 @@ def _split(before: ir.Node, value: ir.Value, sizes: list[int], at: Rewriter) -> 
     if at.opset >= 13:
         inputs.append(_constant(np.array(sizes, np.int64), before, "sizes", at))
         attributes = {"axis": axis}
-    return at.insert_many(before, "Split", inputs, attributes, outputs=len(sizes))
+    return at.insert_node(before, "Split", inputs, attributes, outputs=len(sizes)).outputs

@@ -24,8 +24,8 @@ class FuseLayout(Pass):
       classifier, GlobalAveragePool and Flatten, is one ReduceMean.
     - Reductions of reductions over other axes: one. ReduceSum divided by the count: ReduceMean.
       ReduceMean over all of an image: GlobalAveragePool, for which runtimes have better kernels.
-    - Slices that cover an axis: Split. Gather or Slice of one element with a Squeeze, or Gather
-      with an Unsqueeze: one Gather. A part of a Shape: Shape with `start` and `end`.
+    - Slices that cover an axis: Split. Gather, Slice or Split of one element with a Squeeze, or
+      Gather with an Unsqueeze: one Gather. A part of a Shape: Shape with `start` and `end`.
     - Einsum: Transpose, ReduceSum, Mul, MatMul or Gemm, if it takes one of them alone.
     - Expand and Tile ahead of an operator that broadcasts to the same shape anyway, also through
       the look-up in a table. An operator with a constant between two Reshapes that only add and

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.ir.facts import Dim, Dims, product
 from graphopt.rewriting import DeclinedError, Rewriter, Rule
+
+_RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+
+# Before that opset a Constant node, where there may be no other constants, is of floats.
+_INTEGER_CONSTANTS = 9
 
 # Runtimes have DepthToSpace and SpaceToDepth for these.
 _DTYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
@@ -21,12 +27,12 @@ _SPACE_TO_DEPTH = (0, 3, 5, 1, 2, 4)
 def _sandwich(
     node: ir.Node, at: Rewriter
 ) -> tuple[ir.Value, Dims, Dims, tuple[int, ...], Dims] | None:
-    """Of a Reshape of a Transpose of a Reshape: its source, and the dimensions on the way.
+    """Of a Reshape (or the like) of a Transpose of one: its source, and the dimensions on the way.
 
     The dimensions of the source, after the first Reshape, the permutation, and of the result.
     """
     transpose = at.before(node, 0, "Transpose")
-    first = None if transpose is None else at.before(transpose, 0, "Reshape", "Unsqueeze")
+    first = None if transpose is None else at.before(transpose, 0, *_RESHAPES)
     if first is None or transpose is None or first.inputs[0] is None:
         return None
     source, middle = at.dims(first.inputs[0]), at.dims(first.outputs[0])
@@ -34,6 +40,8 @@ def _sandwich(
     if source is None or middle is None or result is None:
         return None
     order = transpose.attributes.get_ints("perm", tuple(reversed(range(len(middle)))))
+    if sorted(order) != list(range(len(middle))) or at.opset < _INTEGER_CONSTANTS:
+        return None
     return first.inputs[0], source, middle, tuple(order), result
 
 
@@ -95,42 +103,65 @@ def _become(
     return True
 
 
-def _transpose_of_merged_axes(node: ir.Node, at: Rewriter) -> bool:
-    """Merging axes, a Transpose, and taking the axes apart again -> a Transpose of more axes."""
+def _transpose_of_more_axes(node: ir.Node, at: Rewriter) -> bool:
+    """A Transpose, after which axes are taken apart -> they are taken apart before it.
+
+    What they are merged into before the Transpose is then one Reshape with that, or none at all.
+    """
     found = _sandwich(node, at)
-    if found is None:
+    if found is None or not at.has_operator("Transpose", 1):
         return False
     value, source, middle, order, result = found
-    groups = _groups(source, middle)
-    if groups is None or not at.has_operator("Transpose", 1):
+    groups = _groups(tuple(middle[axis] for axis in order), result)
+    if groups is None:
         return False
-    axes = [axis for group in order for axis in groups[group]]
-    if tuple(source[axis] for axis in axes) != result:
-        return False
-    at.become(node, "Transpose", [value], {"perm": axes})
+    apart = [group for axis in range(len(order)) for group in groups[order.index(axis)]]
+    dims = tuple(result[axis] for axis in apart)
+    shape = () if dims == source else _shape(dims, source)
+    if shape is None or (shape and at.after(node, "Expand") is not None):
+        return False  # that is the repeating of heads, as fuse-attention and runtimes know it
+    if shape:
+        target = at.constant(np.array(shape, np.int64), f"{node.outputs[0].name}_shape", node)
+        value = at.insert(node, "Reshape", [value, target])
+    perm = [apart.index(axis) for axis in range(len(result))]
+    at.become(node, "Transpose", [value], {"perm": perm})
     return True
 
 
-def _groups(source: Dims, merged: Dims) -> list[list[int]] | None:
-    """Which axes of `source` each axis of `merged` is made of; None if it does more than merge."""
+def _groups(merged: Dims, apart: Dims) -> list[list[int]] | None:
+    """Which axes of `apart` each axis of `merged` is made of; None if it is otherwise."""
     groups: list[list[int]] = []
     axis = 0
     for position, dim in enumerate(merged):
         group: list[int] = []
         size: Dim = 1
         last = position == len(merged) - 1
-        while axis < len(source) and (not group or size != dim or last):
+        while axis < len(apart) and (size != dim or last):
             group.append(axis)
-            size = product((size, source[axis]))
+            size = product((size, apart[axis]))
             axis += 1
         if size != dim:
             return None
         groups.append(group)
-    return groups if axis == len(source) else None
+    return groups if axis == len(apart) else None
+
+
+def _shape(dims: Dims, source: Dims) -> list[int] | None:
+    """The constant by which Reshape makes `dims` of `source`; None if there is none for sure.
+
+    Either copies what is not a number or infers one: both at once fail where there are no elements.
+    """
+    numbers = [dim if isinstance(dim, int) else None for dim in dims]
+    unknown = [axis for axis, dim in enumerate(numbers) if dim is None]
+    if 0 in numbers or not dims:
+        return None
+    if all(axis < len(source) and source[axis] == dims[axis] for axis in unknown):
+        return [0 if dim is None else dim for dim in numbers]
+    return [-1 if dim is None else dim for dim in numbers] if len(unknown) == 1 else None
 
 
 RULES = (
     Rule("depth-to-space", ("Reshape",), _depth_to_space),
     Rule("space-to-depth", ("Reshape",), _space_to_depth),
-    Rule("transpose-of-merged-axes", ("Reshape",), _transpose_of_merged_axes),
+    Rule("transpose-of-more-axes", ("Reshape", "Squeeze", "Unsqueeze"), _transpose_of_more_axes),
 )

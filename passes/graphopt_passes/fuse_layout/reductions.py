@@ -109,7 +109,8 @@ def _divides(node: ir.Node, at: Rewriter, index: int, count: int) -> bool:
 def _global_average_pool(node: ir.Node, at: Rewriter) -> bool:
     """ReduceMean over height and width (and depth), which stay -> GlobalAveragePool.
 
-    Not of three dimensions: the mean over the last axis of (batch, sequence, features) is none.
+    Not of three dimensions: the mean over the last axis of (batch, sequence, features) is none. Nor
+    the mean and the variance of a normalization, which others look for.
     """
     reduction = Reduction.of(node, at)
     if reduction is None or not reduction.keepdims or len(reduction.dims) not in (4, 5):
@@ -120,6 +121,8 @@ def _global_average_pool(node: ir.Node, at: Rewriter) -> bool:
         return False  # runtimes have it for these alone
     if _count(reduction.dims, reduction.axes) is None:
         raise DeclinedError("where there are no elements, GlobalAveragePool fails")
+    if any(at.is_op(use.node, "Add", "Sqrt", "Sub") for use in node.outputs[0].uses()):
+        return False
     if not at.has_operator("GlobalAveragePool", 1):
         return False
     at.become(node, "GlobalAveragePool", [node.inputs[0]])

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.ir import sole_use
+from graphopt.ir.facts import Dims
 from graphopt.rewriting import Rewriter, Rule
 from graphopt_passes.fuse_layout.axes import adds, drops, ints, kept
 
@@ -60,6 +62,8 @@ def _split_of_slices(node: ir.Node, at: Rewriter) -> bool:
         return False
     if parts[-1].end != size or any(part.start >= part.end for part in parts):
         return False
+    if all(_is_squeezed(part.node, at, dims) for part in parts):
+        return False  # each becomes one Gather
     if not at.has_operator("Split", 2):
         return False
     sizes = [part.end - part.start for part in parts]
@@ -67,6 +71,15 @@ def _split_of_slices(node: ir.Node, at: Rewriter) -> bool:
     for part, piece in zip(parts, pieces, strict=True):
         at.replace(part.node.outputs[0], piece)
     return True
+
+
+def _is_squeezed(node: ir.Node, at: Rewriter, dims: Dims) -> bool:
+    """Whether a Slice of a value of `dims` takes one element, and a Squeeze follows."""
+    part, squeeze = _part(node, at, len(dims)), at.after(node, "Squeeze")
+    result = at.dims(node.outputs[0])
+    if part is None or squeeze is None or result is None or at.opset < _INTEGER_CONSTANTS:
+        return False
+    return _one_sliced(node, at) is not None and drops(squeeze, at, result, (part.axis,))
 
 
 def _siblings(first: _Part, value: ir.Value, at: Rewriter, rank: int, size: int) -> list[_Part]:
@@ -97,11 +110,10 @@ def _split(
         attributes["num_outputs"] = len(sizes)
     elif not equal and at.opset < 13:
         attributes["split"] = sizes
-    pieces = at.insert_behind(value, graph, "Split", [value], attributes, outputs=len(sizes))
-    node = pieces[0].producer()
-    if not equal and at.opset >= 13 and node is not None:
+    node = at.insert_behind(value, graph, "Split", [value], attributes, outputs=len(sizes))
+    if not equal and at.opset >= 13:
         at.set_input(node, 1, at.constant(np.array(sizes, np.int64), f"{node.name}_sizes", node))
-    return pieces
+    return node.outputs
 
 
 def _squeeze_of_selection(node: ir.Node, at: Rewriter) -> bool:
@@ -145,6 +157,34 @@ def _one_sliced(node: ir.Node, at: Rewriter) -> tuple[int, int] | None:
 def _gather_axis(node: ir.Node, rank: int) -> int | None:
     axis: int = node.attributes.get_int("axis", 0)
     return axis % rank if -rank <= axis < rank else None
+
+
+def _squeezes_of_split(node: ir.Node, at: Rewriter) -> bool:
+    """Split into single elements, each of which is squeezed -> as many Gathers."""
+    dims = at.dims(node.inputs[0])
+    axis = None if not dims else _gather_axis(node, len(dims))
+    if axis is None or len(node.outputs) > _MAX_USERS or at.opset < _INTEGER_CONSTANTS:
+        return False
+    squeezes: list[tuple[ir.Node, int]] = []
+    for number, piece in enumerate(node.outputs):
+        result = at.dims(piece)
+        if not result or result[axis] != 1:
+            return False
+        if not piece.uses() and not piece.is_graph_output():
+            continue
+        squeeze = sole_use(piece)
+        if squeeze is None or squeeze.graph is not node.graph or not at.is_op(squeeze, "Squeeze"):
+            return False
+        if not drops(squeeze, at, result, (axis,)):
+            return False
+        squeezes.append((squeeze, number))
+    if not at.has_operator("Gather", 1):
+        return False
+    value = node.inputs[0]
+    for squeeze, number in squeezes:
+        index = at.constant(np.array(number), f"{squeeze.outputs[0].name}_index", squeeze)
+        at.become(squeeze, "Gather", [value, index], {"axis": axis})
+    return bool(squeezes)
 
 
 def _unsqueeze_of_gather(node: ir.Node, at: Rewriter) -> bool:
@@ -200,6 +240,7 @@ def _neighbours(node: ir.Node, at: Rewriter, whole: range) -> range | None:
 
 RULES = (
     Rule("split-of-slices", ("Slice",), _split_of_slices),
+    Rule("squeezes-of-split", ("Split",), _squeezes_of_split),
     Rule("part-of-shape", ("Gather", "Slice"), _part_of_shape),
     Rule("squeeze-of-selection", ("Squeeze", "Reshape", "Flatten"), _squeeze_of_selection),
     Rule("unsqueeze-of-gather", ("Unsqueeze", "Reshape"), _unsqueeze_of_gather),

@@ -294,7 +294,7 @@ def reduced_axes(node: ir.Node, since: int, at: Rewriter) -> tuple[int, ...] | N
         axes = known
     if not axes and node.attributes.get_int("noop_with_empty_axes", False):
         return None
-    if rank is None or not all(-rank <= axis < rank for axis in axes):
+    if not rank or not all(-rank <= axis < rank for axis in axes):
         return None
     return tuple(sorted(axis % rank for axis in axes)) or tuple(range(rank))
 

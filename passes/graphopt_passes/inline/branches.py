@@ -7,7 +7,6 @@ import onnx_ir as ir
 from graphopt.ir import constant_tensor, is_standard
 from graphopt.ir.facts import Facts
 from graphopt.ir.structure import graph_key
-from graphopt.rewriting import DeclinedError
 from graphopt_passes.inline.splice import Part, Splicer, emptied
 
 
@@ -38,28 +37,34 @@ def constant_truth(value: ir.Value | None) -> bool | None:
     return bool(tensor.numpy().reshape(-1)[0])
 
 
-def lift_branch(node: ir.Node, branch: ir.Graph, facts: Facts, splicer: Splicer) -> list[ir.Node]:
+def lift_branch(node: ir.Node, branch: ir.Graph, splicer: Splicer, facts: Facts) -> list[ir.Node]:
     """Puts what is in `branch` in place of the If `node`; the nodes that are new there.
 
     Raises:
-        DeclinedError: if an output of the graph could not be given any more, or the model would
-            no longer be valid.
+        DeclinedError: if an output of the graph could not be given any more.
     """
-    _require_scalars_for_range(node, branch, facts)
     splicer.require_identity(node)
+    for old, new in zip(node.outputs, branch.outputs, strict=False):
+        if facts.rank(new):
+            _make_scalar(old, splicer)
     splicer.release(node)
     constants = splicer.constants(branch, node)
     results = [constants.get(value, value) for value in branch.outputs]
     return splicer.splice(node, [Part(emptied(branch))], results)
 
 
-def _require_scalars_for_range(node: ir.Node, branch: ir.Graph, facts: Facts) -> None:
-    """A Range of [n] in place of n is refused as soon as its shape is known; an If hides it."""
-    for output, result in zip(node.outputs, branch.outputs, strict=True):
-        if facts.rank(result) not in (None, 0) and any(
-            is_standard(use.node, "Range") for use in output.uses()
-        ):
-            raise DeclinedError("a Range takes what is no scalar, which no checker would accept")
+def _make_scalar(value: ir.Value, splicer: Splicer) -> None:
+    """Lets Range nodes take `value` without its dimensions, which are 1.
+
+    Range takes scalars only. Runtimes are not strict about that, but onnx's checker is, once no If
+    hides the shape.
+    """
+    for user, index in value.uses():
+        if is_standard(user, "Range") and isinstance(user.graph, ir.Graph):
+            squeeze = ir.Node("", "Squeeze", [value], name="")
+            squeeze.outputs[0].name = splicer.fresh(f"{value.name}/scalar")
+            user.graph.insert_before(user, squeeze)
+            user.replace_input_with(index, squeeze.outputs[0])
 
 
 def _branch(node: ir.Node, name: str) -> ir.Graph | None:

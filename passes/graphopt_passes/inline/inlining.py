@@ -37,8 +37,8 @@ class _Inliner:
         self._model = model
         self._replaced = replaced_operators(model)
         splicer = Splicer(model)
-        self._calls = Calls(model, splicer)
         self._facts = context.analyses.facts(model)
+        self._calls = Calls(model, splicer)
         self._loops = Loops(model, self._facts, splicer, max_unroll, max_nodes)
         self._splicer = splicer
         self._entered: set[ir.Node] = set()
@@ -93,7 +93,7 @@ class _Inliner:
             branch = chosen_branch(node) or (None if entering else same_branch(node))
             if branch is None:
                 return None
-            return lift_branch(node, branch, self._facts, self._splicer)
+            return lift_branch(node, branch, self._splicer, self._facts)
         if rewrite == "loop" and self._is_own(node, "Loop"):
             return self._loops.expand(node, never_only=entering)
         return None

@@ -22,8 +22,10 @@ class SetOpset(Pass):
     it is: weights (also those in files of their own), names, metadata, subgraphs, other domains.
     The IR version is raised where the opset came with a newer one.
 
-    It is an error where onnx has no conversion, where its conversion is known to change results, or
-    where a type is not allowed in the other opset: the message names the operator. Functions carry
+    It is an error where onnx has no conversion, where its conversion changes results (Hardmax
+    across opset 13, the scores of Attention across opset 24), or where a type is not allowed in the
+    other opset: the message names the operator. What it leaves out of a Resize or Upsample before
+    opset 11, how pixels are related, is put in. Functions carry
     opsets of their own and are not converted: put `inline,eliminate-dead` ahead.
     """
 

@@ -13,10 +13,10 @@ from graphopt.ir import default_opset, label, nodes_of
 from graphopt.ir.checking import skeleton_of_model
 from graphopt.ir.query import DEFAULT_DOMAINS
 from graphopt.pipeline.base import PassContext, PassResult
-from graphopt_passes.eliminate_dead.noops import Types
 from graphopt_passes.inline.splice import Splicer
 from graphopt_passes.set_opset.island import Island, NotConvertibleError
 from graphopt_passes.set_opset.operators import changes, idle_attributes, is_widened, refusal
+from graphopt_passes.set_opset.types import Types
 
 OLDEST = 7
 

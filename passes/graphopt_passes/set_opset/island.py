@@ -11,9 +11,9 @@ from graphopt.ir import add_constant, constant_tensor, label, subgraphs
 from graphopt.ir.checking import SMALL_TENSOR_BYTES
 from graphopt.ir.facts import Facts
 from graphopt.ir.structure import attribute_key, tensor_key
-from graphopt_passes.eliminate_dead.noops import Types
 from graphopt_passes.inline.splice import Part, Splicer, emptied
-from graphopt_passes.set_opset.operators import schema_of
+from graphopt_passes.set_opset.operators import RESIZE_WITH_MODES, schema_of
+from graphopt_passes.set_opset.types import Types
 
 # What onnx's converter can hold as constants.
 _HELD = frozenset(
@@ -88,6 +88,8 @@ class Island:
             after = onnx.version_converter.convert_version(before, self._new)
         except (RuntimeError, ValueError) as error:
             raise NotConvertibleError(_reason(error)) from None
+        if self._old < RESIZE_WITH_MODES <= self._new:
+            _keep_corners(after.graph)
         self._check(before, after)
         self._converted = after
         if self._untyped and not (self.is_unchanged and self._new > self._old):
@@ -221,6 +223,18 @@ class Island:
             raise NotConvertibleError("onnx's conversion loses an output")
         for problem in _forbidden_types(inferred.graph, self._new):
             raise NotConvertibleError(problem)
+
+
+def _keep_corners(graph: onnx.GraphProto) -> None:
+    """Has the Resize that came of one before opset 11 do what that did; onnx leaves this out."""
+    modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    for node in graph.node:
+        if node.op_type == "Resize":
+            node.attribute.extend(
+                onnx.helper.make_attribute(name, mode)
+                for name, mode in modes.items()
+                if name not in {attribute.name for attribute in node.attribute}
+            )
 
 
 def _is_made(value: ir.Value) -> bool:

@@ -8,6 +8,7 @@ from functools import cache
 import onnx
 import onnx_ir as ir
 
+from graphopt.ir import constant_array
 from graphopt.ir.facts import Facts
 from graphopt.ir.structure import attribute_key
 
@@ -21,6 +22,9 @@ _WIDENED = {
     **{"Where": 9, "CumSum": 11, "GreaterOrEqual": 12, "LessOrEqual": 12, "Reshape": 5},
     **{"Shape": 1, "Size": 1, "Transpose": 1, "ConstantOfShape": 9, "GlobalMaxPool": 1},
 }
+
+# Since this opset Resize says in attributes how pixels of the result relate to those of the input.
+RESIZE_WITH_MODES = 11
 
 # An optional output of Attention, which opset 24 defines otherwise: after the mask.
 _ATTENTION_SCORES = 3
@@ -50,9 +54,41 @@ def is_widened(node: ir.Node, old: int, new: int) -> bool:
 
 def refusal(node: ir.Node, facts: Facts, old: int, new: int) -> str | None:
     """Why `node` must not be converted, or not by onnx's converter, if so."""
-    crosses = min(old, new) < 24 <= max(old, new)
-    if crosses and node.op_type == "Attention" and any(_names(node)[_ATTENTION_SCORES:]):
+    return _converted_wrongly(node, facts, old, new) or _too_new(node, facts, old, new)
+
+
+def _converted_wrongly(node: ir.Node, facts: Facts, old: int, new: int) -> str | None:
+    """What onnx's converter would do to `node` that changes results."""
+    scores = any(value.name for value in node.outputs[_ATTENTION_SCORES:])
+    if node.op_type == "Attention" and scores and _between(old, new, 24):
         return "opset 24 defines its output 'qk_matmul_output' otherwise"
+    if node.op_type == "Hardmax" and _between(old, new, 13):
+        rank, axis = facts.rank(node.inputs[0]), node.attributes.get_int("axis", None)
+        if rank is None or axis not in (-1, rank - 1):
+            return "since opset 13 it works along one axis, before on all from there on"
+    if node.op_type in ("Resize", "Upsample") and _between(old, new, RESIZE_WITH_MODES):
+        if new < old:
+            return "before opset 11 it cannot say where the corners are"
+        if node.attributes.get_string("mode", "nearest") == "nearest" and not _enlarges(node):
+            return "before opset 11 it is not said which pixel is the nearest in a smaller image"
+    return None
+
+
+def _between(old: int, new: int, opset: int) -> bool:
+    """Whether one of `old` and `new` is before `opset` and the other not."""
+    return min(old, new) < opset <= max(old, new)
+
+
+def _enlarges(node: ir.Node) -> bool:
+    """Whether no axis becomes smaller in a Resize or Upsample before opset 11."""
+    given = node.attributes.get_floats("scales", None)
+    held = constant_array(node.inputs[1]) if len(node.inputs) > 1 else None
+    scales = given if held is None else held.tolist()
+    return scales is not None and all(scale >= 1 for scale in scales)
+
+
+def _too_new(node: ir.Node, facts: Facts, old: int, new: int) -> str | None:
+    """What a node that needs no converter has or takes that opset `new` does not know."""
     schema = schema_of(node.op_type, new)
     if schema is None or not is_widened(node, old, new):
         return None
@@ -68,10 +104,6 @@ def refusal(node: ir.Node, facts: Facts, old: int, new: int) -> str | None:
         if text is not None and text not in allowed.get(kind, [kind]):
             return f"that of opset {new} does not take {text}"
     return None
-
-
-def _names(node: ir.Node) -> list[str]:
-    return [value.name or "" for value in node.outputs]
 
 
 def idle_attributes(node: ir.Node, old: int, new: int) -> list[str]:
