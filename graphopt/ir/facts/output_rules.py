@@ -8,7 +8,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from graphopt.ir.facts.data_rules import Rule
-from graphopt.ir.facts.dimension import Dim, Dims, divide
+from graphopt.ir.facts.dimension import Dim, Dims, divide, multiply
 from graphopt.ir.facts.fact import Fact, Item, Operation
 from graphopt.ir.facts.shape_rules import broadcast
 
@@ -118,6 +118,22 @@ def _einsum(op: Operation) -> Fact | None:
     return Fact(op.fact(0).dtype, tuple(part[0] for part in parts if part))
 
 
+def _attention(op: Operation) -> Fact | None:
+    """The result alone; heads are an axis of their own, or side by side in the last."""
+    query, values, attributes = op.dims(0), op.dims(2), op.node.attributes
+    if query is None or values is None or len(op.node.outputs) != 1:
+        return None
+    if len(query) == len(values) == 4:
+        return Fact(op.fact(0).dtype, (*query[:3], values[3]))
+    heads = attributes.get_int("q_num_heads", 0)
+    others = attributes.get_int("kv_num_heads", 0)
+    if not len(query) == len(values) == 3 or heads < 1 or others < 1:
+        return None
+    size = divide(values[2], others)
+    width = None if size is None else multiply(size, heads)
+    return Fact(op.fact(0).dtype, op.named((*query[:2], width)))
+
+
 def _rms(op: Operation) -> Fact | None:
     return Fact(op.fact(1).dtype, op.dims(0))
 
@@ -125,6 +141,7 @@ def _rms(op: Operation) -> Fact | None:
 OUTPUT_RULES: Mapping[str, Rules] = {"Split": _split, "TopK": _top_k}
 TYPE_RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("ArgMax", "ArgMin"), _arg),
+    "Attention": _attention,
     "DequantizeLinear": _dequantize,
     "Einsum": _einsum,
     "GatherElements": _gather_elements,

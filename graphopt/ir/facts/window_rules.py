@@ -71,9 +71,8 @@ def _conv_transpose(op: Operation) -> Fact | None:
 
 def _pool(op: Operation) -> Fact | None:
     dims, kernel = op.dims(0), op.node.attributes.get_ints("kernel_shape", ())
-    if dims is None or len(dims) < 3 or op.node.attributes.get_int("ceil_mode", 0):
-        return None
-    if len(op.node.outputs) != 1:
+    rounds_up: int = op.node.attributes.get_int("ceil_mode", 0)
+    if dims is None or len(dims) < 3 or rounds_up or len(op.node.outputs) != 1:
         return None
     extents = _extents(op, dims[2:], kernel)
     return None if extents is None else Fact(op.fact(0).dtype, (*dims[:2], *extents))
