@@ -10,7 +10,6 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from graphopt.ir import load
 from graphopt.ir.facts import Dim, Expr, Fact, Facts
 
 # What ONNX Runtime gives as uint8.
@@ -20,6 +19,18 @@ _GIVEN_AS_BITS = (
 )
 
 Feed = Mapping[str, Any]
+
+
+class NotRunError(Exception):
+    """ONNX Runtime does not run a model."""
+
+
+_errors = ort.capi.onnxruntime_pybind11_state
+_ERRORS = (
+    *(_errors.EPFail, _errors.Fail, _errors.InvalidArgument, _errors.InvalidGraph),
+    *(_errors.InvalidProtobuf, _errors.NotImplemented, _errors.RuntimeException),
+    *(RuntimeError, TypeError, ValueError),
+)
 
 
 def all_outputs(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -36,21 +47,27 @@ def all_outputs(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def run(proto: onnx.ModelProto, feed: Feed) -> dict[str, Any]:
-    """Every value of the main graph that a node makes, in ONNX Runtime without optimizations."""
+    """Every value of the main graph that a node makes, in ONNX Runtime without optimizations.
+
+    Raises:
+        NotRunError: for whatever ONNX Runtime has against it.
+    """
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    session = ort.InferenceSession(
-        all_outputs(proto).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    names = [value.name for value in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(feed)), strict=True))
+    content = all_outputs(proto).SerializeToString()
+    try:
+        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        names = [value.name for value in session.get_outputs()]
+        return dict(zip(names, session.run(names, dict(feed)), strict=True))
+    except _ERRORS as error:
+        raise NotRunError(str(error)) from error
 
 
 def facts_of(proto: onnx.ModelProto) -> dict[str, Fact]:
     """What is known of every value of the main graph."""
-    model = load(proto.SerializeToString())
+    model = ir.from_proto(proto)
     facts = Facts(model)
     values = [*model.graph.inputs, *(v for node in model.graph for v in node.outputs)]
     return {value.name: facts[value] for value in values if value.name}

@@ -86,6 +86,12 @@ def _gather_nd(op: Operation) -> Fact | None:
     return Fact(op.fact(0).dtype, (*indices[:-1], *dims[batch + indices[-1] :]))
 
 
+def _non_zero(op: Operation) -> Fact | None:
+    """A row per axis; runtimes disagree on a scalar."""
+    dims = op.dims(0)
+    return Fact(ir.DataType.INT64, op.named((len(dims) if dims else None, None)))
+
+
 def _quantize(op: Operation) -> Fact | None:
     dtype = op.fact(2).dtype if op.has_input(2) else ir.DataType.UINT8
     given: int = op.node.attributes.get_int("output_dtype", 0)
@@ -146,6 +152,7 @@ TYPE_RULES: Mapping[str, Rule] = {
     "Einsum": _einsum,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
+    "NonZero": _non_zero,
     "QuantizeLinear": _quantize,
     "RMSNormalization": _rms,
 }
