@@ -44,7 +44,7 @@ def _names(model: ir.Model) -> Iterator[str]:
 
 def add_initializer(graph: ir.Graph, name: str, data: np.ndarray | ir.TensorProtocol) -> ir.Value:
     """Adds an initializer to `graph`; `name` must be free (see `Names`)."""
-    tensor = ir.tensor(data, name=name) if isinstance(data, np.ndarray) else _named(data, name)
+    tensor = ir.Tensor(data, name=name) if isinstance(data, np.ndarray) else _named(data, name)
     value = ir.Value(
         name=name,
         shape=ir.Shape(tensor.shape.numpy()),
@@ -81,7 +81,7 @@ def add_constant(
     in_function = any(function.graph is graph for function in model.functions.values())
     if not in_function and model.ir_version >= INITIALIZERS_WITHOUT_INPUTS:
         return add_initializer(graph, name, data)
-    tensor = ir.tensor(data, name=name) if isinstance(data, np.ndarray) else data
+    tensor = ir.Tensor(data, name=name) if isinstance(data, np.ndarray) else data
     value = ir.Value(
         name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
     )

@@ -79,9 +79,9 @@ def _attribute_tensor(name: str, attribute: ir.Attr) -> ir.TensorProtocol | None
         tensor: ir.TensorProtocol = attribute.value
         return tensor
     if name in ("value_int", "value_ints"):
-        return ir.tensor(np.array(attribute.value, dtype=np.int64))
+        return ir.Tensor(np.array(attribute.value, dtype=np.int64))
     if name in ("value_float", "value_floats"):
-        return ir.tensor(np.array(attribute.value, dtype=np.float32))
+        return ir.Tensor(np.array(attribute.value, dtype=np.float32))
     if name in ("value_string", "value_strings"):
         texts = [attribute.value] if name == "value_string" else attribute.value
         encoded = [text.encode() if isinstance(text, str) else bytes(text) for text in texts]

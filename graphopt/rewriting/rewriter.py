@@ -376,7 +376,7 @@ class Rewriter:
         """
         old = node.inputs[index] if index < len(node.inputs) else None
         if old is not None and old.is_initializer() and self._is_own(old, node):
-            old.const_value = ir.tensor(data, name=old.name)
+            old.const_value = ir.Tensor(data, name=old.name)
             old.shape, old.type = ir.Shape(data.shape), ir.TensorType(old.const_value.dtype)
             self.facts.forget(old)
             self._around(node)

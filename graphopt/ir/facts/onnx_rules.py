@@ -50,7 +50,7 @@ class OnnxRules:
             if tensor is not None:
                 data[str(value.name)] = tensor
         try:
-            proto = ir.to_proto(operation.node)
+            proto = ir.serde.serialize_node(operation.node)  # `to_proto` asks Protocols: slow
             found = onnx.shape_inference.infer_node_outputs(
                 schema, proto, types, data, opset_imports=self._imports
             )

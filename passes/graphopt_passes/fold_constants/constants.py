@@ -109,7 +109,7 @@ def make_constant(model: ir.Model, old: ir.Value, data: np.ndarray) -> None:
         old.replace_all_uses_with(new)
         old.name = None
         return
-    tensor = ir.tensor(data, name=name)
+    tensor = ir.Tensor(data, name=name)
     constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", tensor)], name=node.name)
     constant.outputs[0].type = ir.TensorType(tensor.dtype)
     node.graph.insert_before(node, constant)
