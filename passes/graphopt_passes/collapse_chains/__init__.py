@@ -1,4 +1,4 @@
-"""Merges chains of Reshape, Transpose, Cast, Slice, Concat, Clip and the like."""
+"""Merge chains of Reshape, Transpose, Cast, Slice, Concat, Clip and the like."""
 
 from __future__ import annotations
 
@@ -17,23 +17,20 @@ __all__ = ["CollapseChains"]
 class CollapseChains(Pass):
     """Makes one operator of several in a row, or none where they undo one another.
 
-    - Reshape, Flatten, Squeeze, Unsqueeze, and Transposes that only move dimensions of size 1: one
-      view, also where it stands on both sides of a Transpose. Transposes of Transposes.
+    - Reshape, Flatten, Squeeze, Unsqueeze, and Transposes that move axes of size 1 only;
+      Transposes; Reshape of a Gather with constant indices, Gathers of one value in a Concat; axes
+      of size 1 put ahead of an operand that is broadcast anyway.
     - Casts, where the first loses nothing.
-    - Slices, Gathers, Concats, Pads, Expands and Tiles of their own kind; what picks one operand of
-      a Concat; a Concat of all parts of a Split or of Slices, a Split of what a Concat has joined.
-    - Gather and Unsqueeze, as they pick sizes out of shapes.
-    - Clip, Relu, and Min or Max of a constant: one Clip, or the inner one where that is enough.
-    - Not, Neg and BitwiseNot twice; Abs of Neg; Abs, Sign and rounding of their own result; Where
-      of Not; QuantizeLinear of DequantizeLinear with the same parameters.
+    - Slices, Gathers, Concats; what takes a Concat apart again, or puts a Split together again.
+    - Clip with Clip or Relu, Min with Max; Not, Neg, Abs and rounding; Pads, Expands, Tiles.
+    - QuantizeLinear of DequantizeLinear with the same parameters.
 
-    The result is the same to the bit for every size of the inputs. Hence these stay: a Reshape for
-    which no constant shape says the same (a 0 copies from its own input; a -1 fails beside an empty
-    dimension); Casts that round, overflow, or bring floats to integers; Slices from the end of an
-    axis of unknown size; Clips whose minimum is above their maximum, Min and Max of 0 (they make
-    one zero of both), and what would let infinity pass a Clip without a limit; Where of floats;
-    scales that are no constants, or extreme. A value that is used elsewhere too stays, unless all
-    its users can do without it.
+    Exact to the bit in ONNX Runtime, and that is why some of it stays: a Reshape whose 0 copies a
+    dimension that is not known; Casts that round, truncate or overflow on the way; Slices from the
+    end of an axis of unknown size, and those that may become a Split; Clips whose limits are not
+    constants or cross; what would change the sign of a zero (Min and Max with 0, Where of Not) or
+    let infinity pass (Relu, then a Clip without a maximum); scales so small or large that not every
+    integer comes back. What is used elsewhere, or is an output, stays too.
     """
 
     name: ClassVar[str] = "collapse-chains"
