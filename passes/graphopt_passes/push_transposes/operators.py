@@ -53,7 +53,7 @@ def is_movable(node: ir.Node, at: Rewriter) -> bool:
     if op in VARIADIC:
         return at.opset >= 8
     if op in ("Softmax", "LogSoftmax", "Hardmax"):
-        return at.has_operator(op, 13)  # before, they take all axes from "axis" on as one
+        return at.opset >= 13  # before, they take all axes from "axis" on as one
     if op in REDUCTIONS:
         dtype = at.dtype(node.inputs[0])
         return dtype is not None and dtype.is_integer()
@@ -101,13 +101,10 @@ def integers(
 ) -> list[int] | None:
     """A constant list of integers that became input `index` in opset `since`.
 
-    Empty if it is left out; None if it is not constant, or written as in another opset, such as in
-    a function that imports one.
+    Empty if it is left out; None if it is not constant.
     """
     if at.opset < since:
-        return list(node.attributes.get_ints(attribute, ())) if len(node.inputs) <= 1 else None
-    if attribute in node.attributes:
-        return None
+        return list(node.attributes.get_ints(attribute, ()))
     value = node.inputs[index] if index < len(node.inputs) else None
     array = at.small(value)
     if value is None:
