@@ -147,3 +147,23 @@ def test_groups_after_other_passes(perm: str) -> None:
     assert (outcome.operators == ["Attention"]) is (perm[3] == "2")
     shapes = {"x": (2, 7, 64), "k": (2, 7, 32), "v": (2, 7, 32)}
     assert agrees(outcome, feed(shapes))
+
+
+@pytest.mark.parametrize(
+    "views", ["kh = Reshape (k, one)", "ku = Reshape (k, ones) kh = Squeeze (ku, two)"]
+)
+def test_a_single_head_of_keys_needs_no_transpose(views: str) -> None:
+    outcome = apply(
+        FuseAttention(),
+        text(
+            "(float[2, 5, 32] x, float[2, 7, 8] k) => (float[2, 5, 32] y) "
+            "<int64[4] split = {2, 5, 4, 8}, int64[4] one = {2, 1, 7, 8}, int64[1] two = {2}, "
+            "int64[5] ones = {2, 1, 1, 7, 8}, int64[3] merged = {2, 5, 32}> { r = Reshape (x, split) "
+            f"q = Transpose <perm = [0, 2, 1, 3]> (r) {views} "
+            "t = Transpose <perm = [0, 1, 3, 2]> (kh) s = MatMul (q, t) w = Softmax (s) "
+            "a = MatMul (w, kh) b = Transpose <perm = [0, 2, 1, 3]> (a) y = Reshape (b, merged) }"
+        ),
+    )
+    assert outcome.operators == ["Attention"]
+    assert attributes(outcome) == {"scale": 1.0, "q_num_heads": 4, "kv_num_heads": 1}
+    assert agrees(outcome, feed({"x": (2, 5, 32), "k": (2, 7, 8)}))

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from graphopt.ir.facts import Dims, product
 from graphopt.rewriting import Rewriter, Rule
 
+_VIEWS = ("Reshape", "Squeeze", "Unsqueeze")
 _SWAP = (0, 2, 1, 3)  # (batch, sequence, heads, features) to and from (batch, heads, ...)
 _UNPACK = (2, 0, 3, 1, 4)  # (batch, sequence, 3, heads, features) to (3, batch, heads, ...)
 
@@ -93,7 +94,9 @@ def _split_heads(node: ir.Node, at: Rewriter) -> bool:
 def _unsplit(value: ir.Value | None, at: Rewriter, dims: Dims) -> ir.Value | None:
     """What heads were split off to make `value` of `dims`. Axes of size 1 may come and go."""
     batch, heads, length, features = dims
-    outer = at.producer(value, "Reshape", "Squeeze", "Unsqueeze")
+    outer = at.producer(value, *_VIEWS)
+    if heads == 1 and outer is not None:
+        return _view_of(outer, at, (batch, length, features))
     transpose = at.producer(value if outer is None else outer.inputs[0], "Transpose")
     reshape = None if transpose is None else at.producer(transpose.inputs[0], "Reshape")
     middle = None if reshape is None else at.dims(reshape.outputs[0])
@@ -110,6 +113,18 @@ def _unsplit(value: ir.Value | None, at: Rewriter, dims: Dims) -> ir.Value | Non
     moved = [axes.index(axis) for axis in order if axis in axes]
     swapped = [wanted.index(axis) for axis in _SWAP if axis in wanted]
     return reshape.inputs[0] if moved == swapped else None
+
+
+def _view_of(node: ir.Node, at: Rewriter, dims: Dims) -> ir.Value | None:
+    """What a Reshape or two make a value of, if it has `dims`."""
+    for _ in range(2):
+        if at.dims(node.inputs[0]) == dims:
+            return node.inputs[0]
+        found = at.producer(node.inputs[0], *_VIEWS)
+        if found is None:
+            return None
+        node = found
+    return None
 
 
 def _packed_heads(node: ir.Node, at: Rewriter) -> bool:
