@@ -158,8 +158,8 @@ def test_a_single_head_of_keys_needs_no_transpose(views: str) -> None:
         text(
             "(float[2, 5, 32] x, float[2, 7, 8] k) => (float[2, 5, 32] y) "
             "<int64[4] split = {2, 5, 4, 8}, int64[4] one = {2, 1, 7, 8}, int64[1] two = {2}, "
-            "int64[5] ones = {2, 1, 1, 7, 8}, int64[3] merged = {2, 5, 32}> { r = Reshape (x, split) "
-            f"q = Transpose <perm = [0, 2, 1, 3]> (r) {views} "
+            "int64[5] ones = {2, 1, 1, 7, 8}, int64[3] merged = {2, 5, 32}> "
+            f"{{ r = Reshape (x, split) q = Transpose <perm = [0, 2, 1, 3]> (r) {views} "
             "t = Transpose <perm = [0, 1, 3, 2]> (kh) s = MatMul (q, t) w = Softmax (s) "
             "a = MatMul (w, kh) b = Transpose <perm = [0, 2, 1, 3]> (a) y = Reshape (b, merged) }"
         ),
