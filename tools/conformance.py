@@ -19,13 +19,14 @@ What a model may come out as:
     invalid      onnx.checker (full check) or the engine accepts the original but not the result
     crash        the pipeline raises, hangs over the limit, or ends its process
     io-changed   an input, output, metadata, doc string, version, opset import, signature changed
+    grown        the result is over 1.05 times the original plus 1 MB
     unstable     a second run of the pipeline changes something (not with --once), or a pass does
                  not say truthfully whether it changed the model
     not-checked  it draws random numbers, or no engine runs the original, the rest is checked; or
                  set-opset refuses to convert it
     absent       the model has no such form, such as no inputs that could be constants
 
-The exit status is 1 if any is wrong, invalid, crash, io-changed or unstable.
+The exit status is 1 if any is wrong, invalid, crash, io-changed, grown or unstable.
 """
 
 from __future__ import annotations

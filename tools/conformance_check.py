@@ -31,9 +31,10 @@ from graphopt.pipeline.base import Pass, PassContext, PassResult, Stage
 from graphopt.pipeline.runner import RunResult, run
 from graphopt.pipeline.text import Pipeline
 
-STATUSES = ("ok", "wrong", "invalid", "crash", "io-changed", "unstable", "not-checked")
+STATUSES = ("ok", "wrong", "invalid", "crash", "io-changed", "grown", "unstable", "not-checked")
 BAD = frozenset(STATUSES) - {"ok", "not-checked"}
 SET_OPSET = "set-opset"
+GROWTH_FACTOR, GROWTH_BYTES = 1.05, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,18 @@ def _checks(
 ) -> Iterator[tuple[str, str | None]]:
     """What each check has to complain about, if anything, and the status that this means."""
     yield "io-changed", io_change(original.proto, result, pipeline)
+    yield "grown", _growth(original.proto, result)
     yield "invalid", _invalid(original.proto, result)
     yield _run_check(original, result, record)
     yield "wrong", _draws_changed(original.drawn, result)
+
+
+def _growth(proto: onnx.ModelProto, result: onnx.ModelProto) -> str | None:
+    """Folding and copies of weights may not blow a model up."""
+    before, after = proto.ByteSize(), result.ByteSize()
+    if after <= GROWTH_FACTOR * before + GROWTH_BYTES:
+        return None
+    return f"{before:,} bytes became {after:,}"
 
 
 def _invalid(proto: onnx.ModelProto, result: onnx.ModelProto) -> str | None:
