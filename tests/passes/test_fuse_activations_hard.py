@@ -263,3 +263,12 @@ def test_a_double_that_no_attribute_can_hold() -> None:
     outcome = apply_to(PRELUS["torch"][0], x="double[2, 8]", v=tenth)
     assert outcome.operators == ["PRelu"]
     assert error(outcome, random(2, 8, dtype=np.float64)) < 1e-15
+
+
+@pytest.mark.parametrize(("v", "operator"), [(SLOPES, "PRelu"), (0.25, "LeakyRelu")])
+def test_double_has_a_kernel_from_opset_16_on(v: object, operator: str) -> None:
+    body = PRELUS["torch"][0]
+    slope = np.asarray(v, np.float64)
+    assert apply_to(body, 16, x="double[2, 8]", v=slope).operators == [operator]
+    kept = apply_to(body, 15, x="double[2, 8]", v=slope)
+    assert reasons(kept) == [f"prelu: ONNX Runtime has no {operator} of opset 15 for double"]

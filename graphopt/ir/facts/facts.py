@@ -10,7 +10,7 @@ right, since no runtime loads a model with wrong ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
@@ -69,6 +69,25 @@ class Facts:
     def forget(self, value: ir.Value) -> None:
         """Drops the fact of `value`, which has changed. Those of what depends on it stay."""
         self._known.pop(value, None)
+
+    def renew(self, nodes: Iterable[ir.Node]) -> None:
+        """Finds out anew about the outputs of `nodes`, which have come to compute the same values
+        in another way, and so about what depends on those of which that tells something else.
+
+        So another run, which knows nothing of the former way, finds out the same.
+        """
+        pending = dict.fromkeys(nodes)
+        while pending:
+            node = next(iter(pending))
+            del pending[node]
+            before = {value: self._known.pop(value, None) for value in node.outputs}
+            for value, fact in before.items():
+                if fact is None or node.graph is None:
+                    continue
+                if _leaves_out(self[value], fact):
+                    self._known[value] = fact
+                elif self._known[value] != fact:
+                    pending.update(dict.fromkeys(use.node for use in value.uses()))
 
     def refine(self) -> None:
         """Drops what was not wholly known, since more has become constant."""
@@ -130,6 +149,15 @@ class Facts:
         if len(bodies) != 2 or len(bodies[0]) != len(bodies[1]):
             return None
         return [_common(*pair) for pair in zip(*bodies, strict=True)]
+
+
+def _leaves_out(fact: Fact, former: Fact) -> bool:
+    """Whether `fact` says less than `former` does."""
+    if fact.dims is None or fact.dtype is None:
+        return former.dims is not None or former.dtype is not None
+    if former.items is not None and (fact.items is None or None in fact.items):
+        return True
+    return former.static_dims is not None and fact.static_dims is None
 
 
 def _dependencies(node: ir.Node) -> Iterator[ir.Value]:

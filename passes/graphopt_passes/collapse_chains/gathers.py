@@ -60,7 +60,7 @@ def merge_gathers(node: ir.Node, at: Rewriter) -> bool:
     count = len(first)
     if count == 0 or ((then < -count) | (then >= count)).any():
         return False
-    indices = at.constant(first[then], f"{node.outputs[0].name}_indices", node)
+    indices = at.constant(np.asarray(first[then]), f"{node.outputs[0].name}_indices", node)
     at.become(node, "Gather", [inner.inputs[0], indices], {"axis": axis})
     return True
 

@@ -23,6 +23,8 @@ a 16-bit type; exporters write eight to ten digits for the others."""
 
 NO_DOUBLE = frozenset({"HardSigmoid", "HardSwish", "Softplus", "Softsign"})
 """What ONNX Runtime has no kernel for double for."""
+DOUBLE_SINCE = {"LeakyRelu": 16, "PRelu": 16}
+"""The opset from which ONNX Runtime has a kernel for double."""
 
 MAX_STEPS = 4
 MAX_DEGREE = 3
@@ -40,6 +42,8 @@ def require(at: Rewriter, op_type: str, since: int, x: ir.Value) -> None:
     at.require_operator(op_type, since, dtype)
     if dtype == ir.DataType.DOUBLE and op_type in NO_DOUBLE:
         raise DeclinedError(f"ONNX Runtime has no {op_type} for double")
+    if dtype == ir.DataType.DOUBLE and at.opset < DOUBLE_SINCE.get(op_type, 0):
+        raise DeclinedError(f"ONNX Runtime has no {op_type} of opset {at.opset} for double")
 
 
 def require_attribute(value: float, x: ir.Value, at: Rewriter) -> None:
