@@ -74,7 +74,8 @@ class Facts:
         """Finds out anew about the outputs of `nodes`, which have come to compute the same values
         in another way, and so about what depends on those of which that tells something else.
 
-        So another run, which knows nothing of the former way, finds out the same.
+        That may be less than before. But so another run, which does not know the former way, finds
+        out the same.
         """
         pending = dict.fromkeys(nodes)
         while pending:
@@ -84,9 +85,7 @@ class Facts:
             for value, fact in before.items():
                 if fact is None or node.graph is None:
                     continue
-                if _leaves_out(self[value], fact):
-                    self._known[value] = fact
-                elif self._known[value] != fact:
+                if self[value] != fact:
                     pending.update(dict.fromkeys(use.node for use in value.uses()))
 
     def refine(self) -> None:
@@ -149,15 +148,6 @@ class Facts:
         if len(bodies) != 2 or len(bodies[0]) != len(bodies[1]):
             return None
         return [_common(*pair) for pair in zip(*bodies, strict=True)]
-
-
-def _leaves_out(fact: Fact, former: Fact) -> bool:
-    """Whether `fact` says less than `former` does."""
-    if fact.dims is None or fact.dtype is None:
-        return former.dims is not None or former.dtype is not None
-    if former.items is not None and (fact.items is None or None in fact.items):
-        return True
-    return former.static_dims is not None and fact.static_dims is None
 
 
 def _dependencies(node: ir.Node) -> Iterator[ir.Value]:

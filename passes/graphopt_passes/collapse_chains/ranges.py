@@ -51,6 +51,8 @@ def merge_ranges(node: ir.Node, at: Rewriter) -> bool:
     low = outer.low if first.low is None else outer.of(first.low)
     high = outer.high if first.high is None else outer.of(first.high)
     if _is(low, first.low) and _is(high, first.high) and first.clips >= outer.clips:
+        if node.op_type != inner.op_type or not _same_limits(outer, first):
+            _require_signs(at, node)
         return hand_on(node, inner.outputs[0], at)
     if (low is None or high is None) and not _keeps_open_end(low, high, outer, first):
         return False
@@ -127,6 +129,10 @@ def _is(a: Number | None, b: Number | None) -> bool:
     return bool(a.tobytes() == b.tobytes())
 
 
+def _same_limits(one: Limits, other: Limits) -> bool:
+    return _is(one.low, other.low) and _is(one.high, other.high)
+
+
 def _keeps_open_end(low: Number | None, high: Number | None, outer: Limits, first: Limits) -> bool:
     """Whether infinity becomes of a Clip without that limit what becomes of it now."""
     clips = [pair for pair in (outer, first) if pair.clips]
@@ -146,15 +152,22 @@ def _clips(node: ir.Node, inner: ir.Node, at: Rewriter) -> bool:
     if not at.has_operator("Clip", 6 if dtype == ir.DataType.FLOAT else 12):
         return False
     if any(one.op_type == "Clip" for one in pair) or dtype in COMMON_TYPES:
-        zeros = [one for one in pair if one.op_type in ("Min", "Max") and _has_zero(one, at)]
-        if zeros and dtype is not None and dtype.is_floating_point():
-            raise DeclinedError(f"{zeros[0].op_type} makes 0 of -0, which Clip keeps")
+        _require_signs(at, *pair)
         return True
     return False
 
 
-def _has_zero(node: ir.Node, at: Rewriter) -> bool:
-    return any(at.is_number(value, 0.0) for value in node.inputs)
+def _require_signs(at: Rewriter, *nodes: ir.Node) -> None:
+    """Raises DeclinedError if one of `nodes` gives a zero another sign.
+
+    In ONNX Runtime, Min and Max with a zero do; Relu and Clip do not.
+    """
+    dtype = at.dtype(nodes[0].outputs[0])
+    if dtype is None or not dtype.is_floating_point():
+        return
+    for node in nodes:
+        if node.op_type in ("Min", "Max") and any(at.is_number(v, 0.0) for v in node.inputs):
+            raise DeclinedError(f"{node.op_type} makes 0 of -0, which Clip and Relu keep")
 
 
 def _become_clip(
