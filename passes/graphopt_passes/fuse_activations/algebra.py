@@ -21,10 +21,13 @@ TOLERANCE = {
 """How far, relatively, a constant may be from the number that it stands for. Two roundings of it in
 a 16-bit type; exporters write eight to ten digits for the others."""
 
-NO_DOUBLE = frozenset({"HardSigmoid", "HardSwish", "Softplus", "Softsign"})
-"""What ONNX Runtime has no kernel for double for."""
-DOUBLE_SINCE = {"LeakyRelu": 16, "PRelu": 16}
-"""The opset from which ONNX Runtime has a kernel for double."""
+NO_DOUBLE = frozenset(
+    {"Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Softplus", "Softsign"}
+)
+"""What ONNX Runtime has no kernel for double for.
+
+In some opsets it can take ONNX's own definition instead, whose constants are float32.
+"""
 
 MAX_STEPS = 4
 MAX_DEGREE = 3
@@ -42,8 +45,6 @@ def require(at: Rewriter, op_type: str, since: int, x: ir.Value) -> None:
     at.require_operator(op_type, since, dtype)
     if dtype == ir.DataType.DOUBLE and op_type in NO_DOUBLE:
         raise DeclinedError(f"ONNX Runtime has no {op_type} for double")
-    if dtype == ir.DataType.DOUBLE and at.opset < DOUBLE_SINCE.get(op_type, 0):
-        raise DeclinedError(f"ONNX Runtime has no {op_type} of opset {at.opset} for double")
 
 
 def require_attribute(value: float, x: ir.Value, at: Rewriter) -> None:
