@@ -51,6 +51,9 @@ class Scope:
         self.weights: list[onnx.TensorProto] = []
         self.items: list[Item] = [] if parent is None else list(parent.items)
         self.inputs: list[Item] = []
+        self.functions: list[onnx.FunctionProto] = []
+        self.is_function = False
+        """Whether constants must be nodes."""
         if parent is None:
             self.opset = self.random.choice(OPSETS)
             self.names = 0
@@ -90,13 +93,15 @@ class Scope:
     def constant(self, data: Any, dtype: Any = None) -> Item:
         """An initializer that may be shared, a Constant node, or something folding must find."""
         array = np.asarray(data, dtype)
-        for known in self.root.constants if self.chance(0.5) else ():
+        if self.is_function and self.opset < 13:
+            raise Misfit
+        for known in self.root.constants if self.chance(0.5) and not self.is_function else ():
             same_type = known.dtype == array.dtype and known.shape == array.shape
             if same_type and known.data is not None and known.data.tobytes() == array.tobytes():
                 return known
         item = Item(self.name(), array.dtype, array.shape, array)
         tensor = numpy_helper.from_array(array, item.name)
-        if self.chance(0.8) or self.opset < 9:
+        if (self.chance(0.8) or self.opset < 9) and not self.is_function:
             owner = self.root if self.chance(0.5) else self
             owner.weights.append(tensor)
             if owner is self.root:

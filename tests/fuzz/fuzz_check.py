@@ -24,7 +24,7 @@ LOSSLESS, SIMPLIFY = parse("lossless"), parse("repeat(simplify)")
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """ONNX Runtime computes them in another way once a weight is constant."""
-PRODUCT_ROUNDING = 1e-6
+PRODUCT_ROUNDING = 1e-5
 TRIALS = 6
 ROUNDING = {"f2": 2e-3, "f4": 3e-7, "f8": 1e-15}
 

@@ -87,7 +87,12 @@ def _model(s: Scope, outputs: Sequence[Item]) -> onnx.ModelProto:
     graph = helper.make_graph(s.nodes, "fuzz", inputs, results, s.weights)
     ir_version = {8: 4, 9: 4, 10: 5, 11: 6, 12: 7, 13: 7, 14: 7}.get(s.opset, 8)
     imports = [helper.make_opsetid("", s.opset)]
-    return helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
+    if s.functions:
+        imports.append(helper.make_opsetid("local", 1))
+        ir_version = 8
+    model = helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
+    model.functions.extend(s.functions)
+    return model
 
 
 def _vague(s: Scope, item: Item, symbol: str) -> list[int | str]:

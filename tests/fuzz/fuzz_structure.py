@@ -123,6 +123,37 @@ def loop(s: Scope) -> Item:
     return s.items[-1]
 
 
+def call(s: Scope) -> Item:
+    """Calls of a function of the model, on one value or two."""
+    if s.parent is not None or s.opset < 13:
+        raise Misfit
+    x = s.floats()
+    inner = Scope(s.random.getrandbits(32), s)
+    inner.is_function = True
+    parameter = Item(s.name(), x.dtype, x.shape)
+    inner.items = [parameter]
+    for _ in range(inner.random.randint(1, 3)):
+        attempt(inner, inner.random.choice((*ELEMENTWISE, *FORMULAS, *MOVES)))
+    result = inner.node("Identity", inner.pick())
+    name = f"function{len(s.functions)}"
+    s.functions.append(
+        helper.make_function(
+            "local",
+            name,
+            [parameter.name],
+            [result.name],
+            inner.nodes,
+            [helper.make_opsetid("", s.opset)],
+        )
+    )
+    others = [item for item in s.items if item.shape == x.shape and item.dtype == x.dtype]
+    for given in (x, s.random.choice(others)) if s.chance(0.5) else (x,):
+        made = Item(s.name(), result.dtype, result.shape)
+        s.nodes.append(helper.make_node(name, [given.name], [made.name], domain="local"))
+        s.items.append(made)
+    return s.items[-1]
+
+
 def attempt(s: Scope, snippet: Snippet) -> bool:
     """Adds `snippet` if it fits."""
     counts = len(s.items), len(s.nodes)
@@ -144,5 +175,5 @@ def _is_weight(s: Scope, name: str) -> bool:
 
 
 SHAPES: tuple[Snippet, ...] = (reshape_by_shape, reshape_by_shape, shape_arithmetic, fill)
-BODIES: tuple[Snippet, ...] = (branch, loop)
+BODIES: tuple[Snippet, ...] = (branch, loop, call)
 ALL: tuple[tuple[Snippet, ...], ...] = (ELEMENTWISE, FORMULAS, MOVES, PRODUCTS, SHAPES, BODIES)
