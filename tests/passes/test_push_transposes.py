@@ -231,3 +231,33 @@ def test_a_whole_residual_net(blocks: int) -> None:
     outcome = apply(PushTransposes(), residual_net(blocks))
     assert transposes(outcome) == 2
     assert outcome.agrees({"x": numbers(2, 6, 6, 3)})
+
+
+def test_pulled_up_to_one() -> None:
+    """Two Transposes behind different operators on one input are one ahead of both."""
+    outcome = push(
+        f"r = Relu (x) s = Sigmoid (x) t = Transpose {LAST} (r) u = Transpose {LAST} (s) "
+        "y = MatMul (t, square) z = MatMul (u, square)",
+        outputs="float[a, b, c, d] y, float[e, f, g, h] z",
+        edit=held("square", numbers(5, 5)),
+    )
+    assert outcome.operators == ["Transpose", "Relu", "Sigmoid", "MatMul", "MatMul"]
+    assert outcome.agrees(X)
+
+
+def test_from_an_input_with_dimensions_of_size_one() -> None:
+    """What costs nothing to run is judged by the shape on the right side of the Transpose."""
+    outcome = push(
+        "t = Transpose <perm = [2, 0, 1, 3]> (x) y = Exp (t)", inputs="float[1, 3, 1, 4] x"
+    )
+    assert not outcome.rewrites
+
+
+def test_an_end_that_another_transpose_begins_with() -> None:
+    outcome = push(
+        "t = Transpose (x) a = Neg (t) b = Transpose (a) c = Transpose (b) d = Transpose (c) "
+        "y = Exp (d) e = Concat <axis = 1> (c, a) z = Relu (e) s = Shape (z)",
+        outputs="float[a, b, c, d] y, int64[4] s",
+    )
+    assert transposes(outcome) == 0
+    assert outcome.agrees(X)

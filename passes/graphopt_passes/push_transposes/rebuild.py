@@ -121,10 +121,13 @@ class Rebuild:
             at.become(node, "Gather", [shape, indices], {"axis": 0})
             return
         order = composed(given, perm)
+        old = node.outputs[0]
         if not is_identity(order):
             at.become(node, "Transpose", [source], {"perm": order})
-        elif not at.replace(node.outputs[0], source):
+        elif not at.replace(old, source):
             at.become(node, "Identity", [source])
+        else:  # it may be what another Transpose of the region starts from
+            self._without = {v: source if w is old else w for v, w in self._without.items()}
 
     def _restore(self, value: ir.Value, node: ir.Node) -> None:
         """Gives the users of `value` that stay as they are a Transpose of its counterpart."""

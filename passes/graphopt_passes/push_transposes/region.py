@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from graphopt.ir.facts import Dims
 from graphopt.rewriting import Rewriter
 from graphopt_passes.push_transposes.cut import SINK, SOURCE, UNLIMITED, Network
 from graphopt_passes.push_transposes.layouts import Layout, layout_above, layout_below
@@ -109,10 +110,11 @@ class Region:
             if perm is None:
                 continue
             given = self.perms[node.inputs[0]]  # type: ignore[index]
-            as_is = self.cost(perm, node.outputs[0])
+            dims = self.at.dims(node.outputs[0])
+            as_is = cost(perm, dims)
             now += as_is
             network.edge(SOURCE, vertices[node], as_is)
-            network.edge(vertices[node], SINK, self.cost(composed(given, perm), node.outputs[0]))
+            network.edge(vertices[node], SINK, cost(composed(given, perm), dims))
         for value in self.perms:
             now += self._add_value(value, network, vertices)
         least, chosen = network.cut()
@@ -129,31 +131,27 @@ class Region:
 
     def _add_value(self, value: ir.Value, network: Network, vertices: dict[ir.Node, int]) -> int:
         """Adds what it costs to have `value` in both layouts; what it costs now."""
-        perm = self.perms[value]
+        perm, dims = self.perms[value], self.at.dims(value)
+        moved = None if dims is None else tuple(dims[place] for place in inverse(perm))
         users = [
             vertices.get(use.node, SINK) if self._is_operand(use.node, use.idx) else SINK
             for use in value.uses()
         ]
         if value.is_graph_output():
             users.append(SINK)
-        as_is, without = network.vertex(), network.vertex()
-        for user in dict.fromkeys(users):
-            network.edge(as_is, user, UNLIMITED)
-            if user != SINK:
-                network.edge(user, without, UNLIMITED)
+        as_is, without = _joined(list(dict.fromkeys(users)), network)
         producer = value.producer()
         if producer is not None and producer in self.nodes:
-            cost = self.cost(perm, value)
-            network.edge(vertices[producer], as_is, cost)
-            network.edge(without, vertices[producer], cost)
+            network.edge(vertices[producer], as_is, cost(perm, dims))
+            network.edge(without, vertices[producer], cost(inverse(perm), moved))
             return 0
         first = self.beginning(value)
         if first is None:
-            network.edge(without, SINK, self.cost(inverse(perm), value))
+            network.edge(without, SINK, cost(inverse(perm), moved))
             return 0
-        now = self.cost(first, value)
+        now = cost(first, dims)
         network.edge(SOURCE, as_is, now)
-        network.edge(without, SINK, self.cost(composed(first, inverse(perm)), value))
+        network.edge(without, SINK, cost(composed(first, inverse(perm)), moved))
         return now
 
     def _is_operand(self, node: ir.Node, index: int) -> bool:
@@ -168,8 +166,21 @@ class Region:
             return None
         return perm_of(node, self.at)
 
-    def cost(self, perm: Perm, value: ir.Value) -> int:
-        """That of a Transpose of a value with as many elements as `value`."""
-        if is_identity(perm):
-            return 0
-        return COST_OF_ONES if moves_only_ones(perm, self.at.dims(value)) else COST
+
+def _joined(users: list[int], network: Network) -> tuple[int, int]:
+    """A vertex for "some user needs the value as it is", and one for "some user does without"."""
+    if len(users) == 1:
+        return users[0], users[0]
+    as_is, without = network.vertex(), network.vertex()
+    for user in users:
+        network.edge(as_is, user, UNLIMITED)
+        if user != SINK:
+            network.edge(user, without, UNLIMITED)
+    return as_is, without
+
+
+def cost(perm: Perm, dims: Dims | None) -> int:
+    """That of a Transpose by `perm` whose result is of `dims`."""
+    if is_identity(perm):
+        return 0
+    return COST_OF_ONES if moves_only_ones(perm, dims) else COST
