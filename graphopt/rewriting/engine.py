@@ -64,6 +64,7 @@ class _Engine:
         self._drain()
         while self.counts.total() > done:
             done = self.counts.total()
+            self._at.renew_facts()
             for node in nodes_of(self._model):
                 self._touch(node)
             self._drain()

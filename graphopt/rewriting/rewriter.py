@@ -55,6 +55,7 @@ class Rewriter:
         self._oldest = _oldest_opset(model, self.opset)
         self._replaced = replaced_operators(model)
         self._touched = touched
+        self._rewritten: dict[ir.Node, None] = {}
         self._names: Names | None = None
         self._made: dict[Hashable, tuple[ir.Value, ir.TensorProtocol | None]] = {}
 
@@ -207,6 +208,7 @@ class Rewriter:
 
         An initializer of this graph that these rewrites made of the same bytes is used again.
         """
+        data = np.asarray(data)  # numpy makes scalars of arrays without dimensions
         if data.nbytes > SHARED_BYTES:
             return add_constant(self.model, self.fresh(base), data, before)
         key = (before.graph, data.dtype, data.shape, data.tobytes())
@@ -364,6 +366,7 @@ class Rewriter:
         if not take_over(old, new):
             return False
         for user in users:
+            self._rewritten[user] = None
             self._touched(user)
         producer = new.producer()
         if producer is not None:
@@ -417,7 +420,13 @@ class Rewriter:
             return False
         return onnx.defs.has(node.op_type, node.domain) and next(subgraphs(node), None) is None
 
+    def renew_facts(self) -> None:
+        """Finds out anew about what has come to be computed in another way."""
+        self.facts.renew(self._rewritten)
+        self._rewritten.clear()
+
     def _around(self, node: ir.Node) -> None:
+        self._rewritten[node] = None
         self._touched(node)
         for value in node.outputs:
             for use in value.uses():

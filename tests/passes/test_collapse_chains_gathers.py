@@ -16,8 +16,8 @@ def collapse(nodes: str, outputs: str = "float[p, q, r] y", opset: int = 17) -> 
         CollapseChains(),
         f'<ir_version: 8, opset_import: ["": {opset}]> '
         f"g (float[n, 3, 4] x, int64[1] d) => ({outputs}) "
-        "<int64 one = {1}, int64 last = {-1}, int64[1] z = {0}, int64[1] u = {1}, int64[1] m = {-2}, "
-        f"int64[2] l = {{1, 0}}, int64[1] k = {{2}}> {{ {nodes} }}",
+        "<int64 one = {1}, int64 last = {-1}, int64[1] z = {0}, int64[1] u = {1}, "
+        f"int64[1] m = {{-2}}, int64[2] l = {{1, 0}}, int64[1] k = {{2}}> {{ {nodes} }}",
     )
 
 

@@ -10,7 +10,7 @@ right, since no runtime loads a model with wrong ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
@@ -74,6 +74,23 @@ class Facts:
     def forget(self, value: ir.Value) -> None:
         """Drops the fact of `value`, which has changed. Those of what depends on it stay."""
         self._known.pop(value, None)
+
+    def renew(self, nodes: Iterable[ir.Node]) -> None:
+        """Finds out anew about the outputs of `nodes`, which have come to compute the same values
+        in another way, and so about what depends on those of which that tells something else.
+
+        That may be less than before. But so another run, which does not know the former way, finds
+        out the same.
+        """
+        pending = dict.fromkeys(nodes)
+        while pending:
+            node, _ = pending.popitem()
+            before = {value: self._known.pop(value, None) for value in node.outputs}
+            for value, fact in before.items():
+                if fact is None or node.graph is None:
+                    continue
+                if self[value] != fact:
+                    pending.update(dict.fromkeys(use.node for use in value.uses()))
 
     def refine(self) -> None:
         """Drops what was not wholly known, since more has become constant."""

@@ -132,6 +132,7 @@ class _Folder:
             self._names = self._names or Names(self._model)
             if constant_reshape(self._model, node, self._facts, self._names):
                 self.count("constant-reshape")
+                self._facts.renew([node])
 
     def notes(self) -> Iterator[str]:
         """What was left to run time, and why."""

@@ -21,8 +21,13 @@ TOLERANCE = {
 """How far, relatively, a constant may be from the number that it stands for. Two roundings of it in
 a 16-bit type; exporters write eight to ten digits for the others."""
 
-NO_DOUBLE = frozenset({"HardSigmoid", "HardSwish", "Softplus", "Softsign"})
-"""What ONNX Runtime has no kernel for double for."""
+NO_DOUBLE = frozenset(
+    {"Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Softplus", "Softsign"}
+)
+"""What ONNX Runtime has no kernel for double for.
+
+In some opsets it can take ONNX's own definition instead, whose constants are float32.
+"""
 
 MAX_STEPS = 4
 MAX_DEGREE = 3

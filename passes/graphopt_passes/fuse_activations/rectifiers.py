@@ -12,7 +12,6 @@ from graphopt_passes.fuse_activations.algebra import (
     TOLERANCE,
     number,
     require,
-    require_attribute,
     step,
 )
 from graphopt_passes.fuse_activations.hard import clip_limits
@@ -62,7 +61,6 @@ def leaky_relu_by_max(node: ir.Node, at: Rewriter) -> bool:
         if at.dtype(x) not in TOLERANCE:
             return False
         require(at, "LeakyRelu", 6, more.value)
-        require_attribute(more.scale, more.value, at)
         require_private(node, [more.value])
         at.become(node, "LeakyRelu", [more.value], {"alpha": more.scale})
         return True
@@ -119,7 +117,7 @@ def _negative_part(value: ir.Value | None, x: ir.Value, at: Rewriter) -> int:
 
 
 def _become_prelu(node: ir.Node, x: ir.Value, slope: np.ndarray, at: Rewriter) -> bool:
-    single = slope.size == 1 and _fits_attribute(slope, at.dtype(x))
+    single = slope.size == 1
     require(at, "LeakyRelu" if single else "PRelu", 6 if single else 9, x)
     require_private(node, [x])
     if single:
@@ -154,19 +152,14 @@ def prelu_by_where(node: ir.Node, at: Rewriter) -> bool:
     return True
 
 
-def _fits_attribute(slope: np.ndarray, dtype: ir.DataType | None) -> bool:
-    """Whether a float32 can hold the one number in `slope`."""
-    return dtype != ir.DataType.DOUBLE or bool((slope.astype(np.float32) == slope).all())
-
-
 def prelu_of_a_number(node: ir.Node, at: Rewriter) -> bool:
-    """PRelu with one slope for all becomes LeakyRelu, if an attribute can hold the slope."""
+    """PRelu with one slope for all becomes LeakyRelu, which has no kernel for double."""
     slope, x = at.scalar(node.inputs[1]), node.inputs[0]
     if slope is None or x is None or at.opset < 7:
         return False
     if not at.keeps_shape(node.inputs[1], x):
         return False
-    if at.dtype(x) not in TOLERANCE or not _fits_attribute(np.array(slope), at.dtype(x)):
+    if at.dtype(x) not in TOLERANCE or at.dtype(x) == ir.DataType.DOUBLE:
         return False
     if not at.has_operator("LeakyRelu", 6):
         return False

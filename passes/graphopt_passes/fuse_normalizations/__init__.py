@@ -28,7 +28,8 @@ class FuseNormalizations(Pass):
     double, since the operators may compute them in float32; a scale whose size is dynamic, or that
     would have to be a large tensor of ones; values in the midst that are used elsewhere; what the
     model's opset does not have yet. x / norm(x) is no LpNormalization: that has no epsilon, and
-    gives 0 where this gives NaN. In 16-bit types sums of squares stay: they overflow elsewhere.
+    gives 0 where this gives NaN. Sums of squares stay in 16-bit types, where they overflow
+    elsewhere, and in mean(x^2) - mean(x)^2, where their rounding would be magnified.
 
     How exact a fused operator is, is up to the runtime. ONNX Runtime computes GroupNormalization
     as mean(x^2) - mean(x)^2, as ONNX defines it: where the mean of a group is more than ten times

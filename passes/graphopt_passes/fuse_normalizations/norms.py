@@ -24,7 +24,21 @@ def reduce_of_elements(node: ir.Node, at: Rewriter) -> bool:
         at.is_number(inside.inputs[1], 2.0) and at.keeps_shape(inside.inputs[1], x)
     ):
         return False
+    if inside.op_type != "Abs" and _is_taken_from(node, at):
+        raise DeclinedError("what is taken away from the sum of squares would magnify its rounding")
     return _reduce(node, "ReduceL1" if inside.op_type == "Abs" else "ReduceSumSquare", x, at)
+
+
+def _is_taken_from(node: ir.Node, at: Rewriter) -> bool:
+    """Whether a difference is made of the sum `node`, or of its quotient, as in the variance
+    mean(x^2) - mean(x)^2.
+
+    Both terms of it round alike, as long as a runtime sums them alike; ReduceSumSquare has a kernel
+    of its own.
+    """
+    follower = at.after(node, "Mul", "Div")
+    ends = (node.outputs[0], *(() if follower is None else (follower.outputs[0],)))
+    return any(at.is_op(use.node, "Sub") for value in ends for use in value.uses())
 
 
 def _reduce(node: ir.Node, op_type: str, x: ir.Value, at: Rewriter) -> bool:

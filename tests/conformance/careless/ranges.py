@@ -17,6 +17,13 @@ GRAPHS = (
         edges=True,
     ),
     Graph(
+        "max_with_zero_of_relu",
+        "Relu keeps -0, Max with 0 may make 0 of it",
+        "g (float[14] x) => (float[14] a, float[14] b) <float zero = {0.0}, float minus = {-0.0}> "
+        "{ r = Relu (x) a = Max (r, zero) m = Max (x, minus) b = Max (m, zero) }",
+        edges=True,
+    ),
+    Graph(
         "clip_of_clip_disjoint_below",
         "the other way round",
         f"g {V} <float a = {{2}}, float b = {{3}}, float c = {{-1}}, float d = {{1}}> "

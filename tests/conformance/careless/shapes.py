@@ -197,4 +197,28 @@ GRAPHS = (
         "int64[1] two = {2}> { s = Shape (z) n = Gather (s, i) t = Concat <axis = 0> (n, two) "
         "o = Expand (x, t) a = Add (o, z) b = Identity (x) }",
     ),
+    Graph(
+        "gather_of_gathered_rows_by_a_number",
+        "one element of a constant list is a number, without an axis",
+        "g (float[4, 3] x) => (float[3] y) <int64[3] rows = {3, 1, 0}, int64 row = {-2}> "
+        "{ r = Gather <axis = 0> (x, rows) y = Gather <axis = 0> (r, row) }",
+    ),
+    Graph(
+        "view_that_is_none_once_the_way_there_is_short",
+        "what a Reshape gives is known better once it comes straight from its source, and another "
+        "run must find no more than the first",
+        "g (float[N, 4] x) => (float[A, B] y) <int64[3] there = {6, -1, 8}, "
+        "int64[2] back = {-1, 8}> "
+        "{ s = Relu (x) t = Transpose <perm = [0, 1]> (s) c = Concat <axis = 1> (t, s) "
+        "r = Reshape (c, there) y = Reshape (r, back) }",
+        fixed={"x": np.arange(24, dtype=np.float32).reshape(6, 4)},
+    ),
+    Graph(
+        "view_that_is_none_once_its_shape_is_constant",
+        "where the shape of a Reshape becomes -1, its result is known better; another run must "
+        "find no more than the first",
+        "g (int64[1] n, float[4] x, float[4] z) => (float[A] y) "
+        "{ o = ConstantOfShape (n) m = Exp (o) s = Shape (m) r = Reshape (x, s) y = Add (r, z) }",
+        fixed={"n": np.array([4])},
+    ),
 )
