@@ -343,6 +343,7 @@ class Rewriter:
         for index, value in enumerate(inputs):
             if node.inputs[index] is not value:
                 node.replace_input_with(index, value)
+        self.facts.reconsider(node.outputs[0])
         self._around(node)
         for value in old:
             self.release(value)

@@ -373,3 +373,16 @@ def test_facts_can_be_forgotten() -> None:
     assert facts[result] == known
     facts.forget(shape)
     assert facts[shape].items == known.dims
+
+
+def test_a_value_of_another_node_is_looked_at_again() -> None:
+    body = "s = SequenceConstruct (x, x) y = ConcatFromSequence <axis = 0> (s)"
+    loaded = ir.from_proto(model(body, "float[n, 4] x"))
+    facts, join = Facts(loaded), loaded.graph[1]
+    assert facts.dims(join.outputs[0]) is None
+    join.op_type = "Concat"
+    join.resize_inputs(2)
+    for index in range(2):
+        join.replace_input_with(index, loaded.graph.inputs[0])
+    facts.reconsider(join.outputs[0])
+    assert [str(dim) for dim in facts.dims(join.outputs[0]) or ()] == ["2*'n'", "4"]

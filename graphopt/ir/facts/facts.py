@@ -92,6 +92,12 @@ class Facts:
                 if self[value] != fact:
                     pending.update(dict.fromkeys(use.node for use in value.uses()))
 
+    def reconsider(self, value: ir.Value) -> None:
+        """Drops the fact of `value` if its shape is not known: another node makes it now."""
+        known = self._known.get(value)
+        if known is not None and known.dims is None:
+            del self._known[value]
+
     def refine(self) -> None:
         """Drops what was not wholly known, since more has become constant."""
         self._known = {
