@@ -34,6 +34,9 @@ SMALL_ELEMENTS = 64
 # Constants up to this are not made twice.
 SHARED_BYTES = 1 << 14
 
+# The users of a value that has lost one are looked at again if they are no more than these.
+FEW_USERS = 4
+
 
 class Rewriter:
     """The graph as rules see it.
@@ -395,7 +398,13 @@ class Rewriter:
         pending = [value]
         while pending:
             value = pending.pop()
-            if value is None or value.uses() or value.is_graph_output():
+            if value is None:
+                continue
+            users = value.uses()
+            if 0 < len(users) <= FEW_USERS:  # they may have it for themselves now
+                for user in users:
+                    self._touched(user.node)
+            if users or value.is_graph_output():
                 continue
             node = value.producer()
             if node is None:

@@ -21,6 +21,13 @@ _MLAS: Mapping[str, int] = MappingProxyType({"fp32": 8, "int8": 4})
 # M: below 7 the parser refuses broadcasting; Q/DQ builds up to 25. R: TensorRT states 9 to 24.
 _TENSORRT_OPSETS = (7, 25)
 
+# M: TensorRT-RTX builds all other operators that a fusion makes; an Attention of four dimensions
+# fails in its compiler.
+_TENSORRT_UNWANTED = frozenset({"Attention"})
+# M: its GroupNormalization takes mean and variance in one pass. With a mean of 1000 deviations the
+# result is off by 5% of the peak, which the nodes that spell it out are not.
+_ORT_UNWANTED = frozenset({"GroupNormalization"})
+
 _TURING = frozenset({"fp16"})
 _AMPERE = frozenset({"fp32", "fp16", "bf16", "int8", "int4"})
 _ADA = _AMPERE | {"fp8"}
@@ -97,6 +104,7 @@ def _gpu(
         backends=backends,
         stand_in=stand_in,
         sparsity=sparsity,
+        unwanted_operators=_TENSORRT_UNWANTED,
     )
 
 
@@ -113,6 +121,7 @@ _TARGETS: Mapping[str, Target] = MappingProxyType(
                 alignment=_TENSOR_CORES,
                 opsets=_TENSORRT_OPSETS,
                 backends=("tensorrt",),
+                unwanted_operators=_TENSORRT_UNWANTED,
             ),
             # M: fp32 Gemm is refused here, and int8 Conv silently becomes float.
             _gpu("sm75", "7.5", "Turing: T4, RTX 20", _TURING, sparsity=None),
@@ -137,6 +146,7 @@ _TARGETS: Mapping[str, Target] = MappingProxyType(
                 family="onnxruntime-cpu",
                 precisions=frozenset({"fp32", "int8"}),
                 alignment=_MLAS,
+                unwanted_operators=_ORT_UNWANTED,
             ),
         )
     }

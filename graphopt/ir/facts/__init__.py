@@ -12,7 +12,6 @@ __all__ = [
     "Fact",
     "Facts",
     "Item",
-    "batch_symbols",
     "product",
     "symbol",
 ]

@@ -105,6 +105,23 @@ def divide(a: Dim, b: Dim) -> Dim | None:
     return _dim(quotient)
 
 
+def floor_divide(a: Dim, n: int) -> Dim:
+    """`a` / `n`, rounded down, for a positive number `n`.
+
+    What is not known to divide becomes a symbol; that of equal quotients is one and the same.
+    """
+    if isinstance(a, int):
+        return a // n
+    whole: dict[Monomial, int] = {}
+    rest: dict[Monomial, int] = {}
+    for monomial, coefficient in a.terms:
+        whole[monomial], rest[monomial] = divmod(coefficient, n)
+    remainder = _dim(rest)
+    if isinstance(remainder, int):
+        return _dim(whole)
+    return add(_dim(whole), symbol(f"floor(({remainder})/{n})"))
+
+
 def product(dims: Dims) -> Dim:
     result: Dim = 1
     for dim in dims:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.ir.facts.dimension import Dim, Dims
+from graphopt.ir.facts.dimension import Dim, Dims, Expr
 
 Item: TypeAlias = "Dim | None"
 """A number, an expression of dimensions, or None for anything at all."""
@@ -25,8 +25,7 @@ RANGES = {
 """The types whose elements are followed, with their least and greatest numbers."""
 
 
-@dataclass(frozen=True)
-class Fact:
+class Fact(NamedTuple):
     """What is certain about a value; None is "not known"."""
 
     dtype: ir.DataType | None = None
@@ -75,23 +74,33 @@ def data(dtype: ir.DataType, rank: int, items: Sequence[Item]) -> Fact:
 
 def fit(item: Item, dtype: ir.DataType) -> Item:
     """`item`, unless it is a number that overflows `dtype`."""
+    if not isinstance(item, int):
+        return item
     low, high = RANGES[dtype]
-    return None if isinstance(item, int) and not low <= item <= high else item
+    return item if low <= item <= high else None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Operation:
     """A node of the default domain with what is known of its inputs."""
+
+    __slots__ = ("facts", "node", "opset", "unknown")
 
     node: ir.Node
     opset: int
     facts: Sequence[Fact]
+    unknown: Callable[[], Expr]
+    """Gives a symbol that stands for no other dimension."""
 
     def fact(self, index: int) -> Fact:
         return self.facts[index] if index < len(self.facts) else NOTHING
 
     def dims(self, index: int) -> Dims | None:
-        return self.fact(index).dims
+        return self.facts[index].dims if index < len(self.facts) else None
+
+    def named(self, items: Sequence[Item]) -> Dims:
+        """`items` as dimensions: those that are not known by symbols of their own."""
+        return tuple(self.unknown() if item is None else item for item in items)
 
     def has_input(self, index: int) -> bool:
         return index < len(self.node.inputs) and self.node.inputs[index] is not None

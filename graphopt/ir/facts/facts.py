@@ -10,15 +10,18 @@ right, since no runtime loads a model with wrong ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
-from graphopt.ir.facts.data_rules import DATA_RULES
+from graphopt.ir.facts.data_rules import DATA_RULES, Rule
 from graphopt.ir.facts.dimension import Dim, Dims, Expr, symbol
 from graphopt.ir.facts.fact import MAX_ITEMS, NOTHING, RANGES, Fact, Item, Operation
 from graphopt.ir.facts.onnx_rules import OnnxRules
+from graphopt.ir.facts.output_rules import OUTPUT_RULES, TYPE_RULES
 from graphopt.ir.facts.shape_rules import SHAPE_RULES
+from graphopt.ir.facts.window_rules import WINDOW_RULES
 from graphopt.ir.query import (
     DEFAULT_DOMAINS,
     constant_tensor,
@@ -40,9 +43,12 @@ class Facts:
 
     def __init__(self, model: ir.Model) -> None:
         self.opset = default_opset(model)
+        self._opsets = _other_opsets(model, self.opset)
         self._replaced = replaced_operators(model)
+        self._has_functions = bool(model.functions)
         self._known: dict[ir.Value, Fact] = {}
-        self._onnx = OnnxRules(self.opset)
+        self._onnx: dict[int, OnnxRules] = {}
+        self._unknowns = 0
         self.batch_symbols: set[str] = set()
         """The symbols that are the first dimension of an input."""
         for number, value in enumerate(model.graph.inputs):
@@ -66,6 +72,10 @@ class Facts:
         dims = self[value].dims
         return None if dims is None else len(dims)
 
+    def opset_of(self, node: ir.Node) -> int:
+        """The version of the default domain in the function of `node`, or in the model."""
+        return self._opsets.get(node.graph, self.opset) if self._opsets else self.opset
+
     def forget(self, value: ir.Value) -> None:
         """Drops the fact of `value`, which has changed. Those of what depends on it stay."""
         self._known.pop(value, None)
@@ -77,16 +87,20 @@ class Facts:
         That may be less than before. But so another run, which does not know the former way, finds
         out the same.
         """
-        pending = dict.fromkeys(nodes)
+        pending = deque(nodes)
+        waiting = set(pending)
         while pending:
-            node = next(iter(pending))
-            del pending[node]
+            node = pending.popleft()
+            waiting.discard(node)
             before = {value: self._known.pop(value, None) for value in node.outputs}
             for value, fact in before.items():
                 if fact is None or node.graph is None:
                     continue
-                if self[value] != fact:
-                    pending.update(dict.fromkeys(use.node for use in value.uses()))
+                if self[value] == fact:
+                    continue
+                users = dict.fromkeys(use.node for use in value.uses())
+                pending.extend(user for user in users if user not in waiting)
+                waiting.update(users)
 
     def refine(self) -> None:
         """Drops what was not wholly known, since more has become constant."""
@@ -98,48 +112,63 @@ class Facts:
 
     def _find(self, wanted: ir.Value) -> Fact:
         """Without recursion, since chains of nodes are long."""
+        known = self._known
         stack = [wanted]
         while stack:
             value = stack[-1]
-            if value in self._known:
+            if value in known:
                 stack.pop()
                 continue
             node = value.producer()
-            if node is None or constant_tensor(value) is not None:
-                self._known[value] = _leaf(value)
-                continue
-            missing = [v for v in _dependencies(node) if v not in self._known]
-            if missing:
-                stack.extend(missing)
-            else:
+            if node is None or node.op_type == "Constant":
+                leaf = _leaf(value)
+                if leaf is not None:
+                    known[value] = leaf
+                    continue
+            assert node is not None
+            waiting = len(stack)
+            for source in node.inputs:
+                if source is not None and source not in known:
+                    stack.append(source)
+            if node.op_type in _BRANCHING:
+                for graph in subgraphs(node):
+                    stack.extend(source for source in graph.outputs if source not in known)
+            if len(stack) == waiting:
                 self._infer(node)
-        return self._known[wanted]
+        return known[wanted]
 
     def _infer(self, node: ir.Node) -> None:
-        inputs = [NOTHING if value is None else self._known[value] for value in node.inputs]
-        facts = self._apply(node, inputs) or []
+        facts = self._apply(node) or ()
         for index, value in enumerate(node.outputs):
             fact = facts[index] if index < len(facts) else NOTHING
-            self._known[value] = _with_declared_type(fact, value)
+            self._known[value] = _with_declared_type(fact, value) if fact.dtype is None else fact
 
-    def _apply(self, node: ir.Node, inputs: list[Fact]) -> list[Fact] | None:
+    def _apply(self, node: ir.Node) -> Sequence[Fact] | None:
         op = node.op_type
         if node.domain not in DEFAULT_DOMAINS or op in self._replaced or node.overload:
             return None
-        if any(attribute.is_ref() for attribute in node.attributes.values()):
+        if self._has_functions and any(a.is_ref() for a in node.attributes.values()):
             return None
-        if op in ("If", "Loop"):
+        if op in _BRANCHING:
             return self._control_flow(node)
-        operation = Operation(node, self.opset, inputs)
-        rule = DATA_RULES.get(op)
-        fact = None if rule is None else rule(operation)
-        if fact is None and (shape_rule := SHAPE_RULES.get(op)) is not None:
-            fact = shape_rule(operation)
-        if fact is not None:
-            return [fact]
-        if next(subgraphs(node), None) is not None:
-            return None
-        return self._onnx.infer(operation)
+        known = self._known
+        facts = [NOTHING if value is None else known[value] for value in node.inputs]
+        operation = Operation(node, self.opset_of(node), facts, self._unknown)
+        for rule in RULES.get(op, ()):
+            fact = rule(operation)
+            if fact is not None:
+                return (fact,)
+        several = OUTPUT_RULES.get(op)
+        found = None if several is None else several(operation)
+        if found is not None or (node.attributes and next(subgraphs(node), None) is not None):
+            return found
+        if operation.opset not in self._onnx:
+            self._onnx[operation.opset] = OnnxRules(operation.opset, self._unknown)
+        return self._onnx[operation.opset].infer(operation)
+
+    def _unknown(self) -> Expr:
+        self._unknowns += 1
+        return symbol(f"?{self._unknowns}")
 
     def _control_flow(self, node: ir.Node) -> list[Fact] | None:
         bodies = [[self._known[v] for v in graph.outputs] for graph in subgraphs(node)]
@@ -150,11 +179,27 @@ class Facts:
         return [_common(*pair) for pair in zip(*bodies, strict=True)]
 
 
-def _dependencies(node: ir.Node) -> Iterator[ir.Value]:
-    yield from (value for value in node.inputs if value is not None)
-    if node.op_type in ("If", "Loop"):
-        for graph in subgraphs(node):
-            yield from graph.outputs
+def _rules() -> dict[str, tuple[Rule, ...]]:
+    """The rules of each operator, in the order in which they are tried."""
+    rules: dict[str, tuple[Rule, ...]] = {}
+    for table in (DATA_RULES, SHAPE_RULES, WINDOW_RULES, TYPE_RULES):
+        for operator, rule in table.items():
+            rules[operator] = (*rules.get(operator, ()), rule)
+    return rules
+
+
+RULES = _rules()
+_BRANCHING = frozenset({"If", "Loop"})
+
+
+def _other_opsets(model: ir.Model, opset: int) -> dict[ir.Graph | None, int]:
+    """The versions of the default domain in the graphs of functions that have another one."""
+    versions: dict[ir.Graph | None, int] = {}
+    for function in model.functions.values():
+        own = [v for d, v in function.opset_imports.items() if d in DEFAULT_DOMAINS]
+        if own and own[0] != opset:
+            versions.update(dict.fromkeys((function.graph, *function.subgraphs()), own[0]))
+    return versions
 
 
 def _input(value: ir.Value, number: int) -> Fact:
@@ -173,16 +218,17 @@ def _input(value: ir.Value, number: int) -> Fact:
     return Fact(value.type.dtype, tuple(dims))
 
 
-def _leaf(value: ir.Value) -> Fact:
-    """A constant, or an input of a subgraph or function."""
+def _leaf(value: ir.Value) -> Fact | None:
+    """A constant, or an input of a subgraph or function; None if a node computes it."""
     tensor = constant_tensor(value)
     if tensor is None:
-        return _with_declared_type(NOTHING, value)
+        return _with_declared_type(NOTHING, value) if value.producer() is None else None
+    dtype = tensor.dtype
     dims = tuple(tensor.shape.numpy())
     items: tuple[Item, ...] | None = None
-    if tensor.dtype in RANGES and len(dims) <= 1 and tensor.size <= MAX_ITEMS:
-        items = tuple(int(x) for x in tensor.numpy().reshape(-1))
-    return Fact(tensor.dtype, dims, items)
+    if dtype in RANGES and len(dims) <= 1 and tensor.size <= MAX_ITEMS:
+        items = tuple(map(int, tensor.numpy().reshape(-1).tolist()))
+    return Fact(dtype, dims, items)
 
 
 def _with_declared_type(fact: Fact, value: ir.Value) -> Fact:

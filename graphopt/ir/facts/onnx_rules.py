@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphopt.ir.facts.dimension import Dim, Expr, symbol
+from graphopt.ir.facts.dimension import Dim, Expr
 from graphopt.ir.facts.fact import Fact, Operation
 from graphopt.ir.query import constant_tensor
 
@@ -24,16 +26,16 @@ _REFUSED = (
 class OnnxRules:
     """onnx's shape inference for nodes of the default domain at version `opset`."""
 
-    def __init__(self, opset: int) -> None:
+    def __init__(self, opset: int, unknown: Callable[[], Expr]) -> None:
         self._opset = opset
+        self._unknown = unknown
         self._imports = [onnx.helper.make_opsetid("", opset)]
         self._schemas: dict[str, onnx.defs.OpSchema | None] = {}
-        self._unknown = 0
 
     def infer(self, operation: Operation) -> list[Fact] | None:
         """The facts of the node's outputs; None if onnx cannot tell."""
         schema = self._schema(operation.node.op_type)
-        if schema is None:
+        if schema is None or _is_wrong(operation):
             return None
         types: dict[str, onnx.TypeProto] = {}
         data: dict[str, onnx.TensorProto] = {}
@@ -78,8 +80,17 @@ class OnnxRules:
             return int(dim.dim_value)
         if dim.dim_param in names:
             return names[dim.dim_param]
-        self._unknown += 1
-        return symbol(f"?{self._unknown}")
+        return self._unknown()
+
+
+def _is_wrong(operation: Operation) -> bool:
+    """Whether onnx is known to infer what is not so.
+
+    It takes a symbolic dimension for 0 in Attention, and the default of `onesided` in STFT for 0.
+    """
+    if operation.node.op_type == "Attention":
+        return any(fact.static_dims is None for fact in operation.facts if fact.dims is not None)
+    return operation.node.op_type == "STFT"
 
 
 def _type(fact: Fact, names: dict[str, Expr]) -> onnx.TypeProto:

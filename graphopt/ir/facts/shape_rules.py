@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from graphopt.ir.facts.data_rules import Rule, sliced
 from graphopt.ir.facts.dimension import Dim, Dims, add, divide, multiply, product, subtract, symbol
-from graphopt.ir.facts.fact import Fact, Operation
+from graphopt.ir.facts.fact import Fact, Item, Operation
 
 
 def _same(op: Operation) -> Fact | None:
@@ -88,6 +88,14 @@ def _transpose(op: Operation) -> Fact | None:
     return Fact(op.fact(0).dtype, tuple(dims[axis] for axis in order))
 
 
+def _shape(op: Operation) -> Fact | None:
+    return Fact(ir.DataType.INT64, op.named([None]))
+
+
+def _size(op: Operation) -> Fact | None:
+    return Fact(ir.DataType.INT64, ())
+
+
 def _gather(op: Operation) -> Fact | None:
     dims, indices = op.dims(0), op.dims(1)
     axis = None if dims is None else op.axis(0, len(dims))
@@ -123,8 +131,7 @@ def _reshape(op: Operation) -> Fact | None:
         count = None if shape.dims is None or len(shape.dims) != 1 else shape.dims[0]
         if not isinstance(count, int):
             return None
-        name = _name(op)
-        return Fact(op.fact(0).dtype, tuple(symbol(f"{name}[{axis}]") for axis in range(count)))
+        return Fact(op.fact(0).dtype, op.named([None] * count))
     copies = not op.node.attributes.get_int("allowzero", 0)
     target: list[Dim | None] = []
     for axis, item in enumerate(shape.items):
@@ -140,11 +147,7 @@ def _reshape(op: Operation) -> Fact | None:
         for axis, item in enumerate(target):
             same = dims is not None and axis < len(dims) and dims[axis] == item
             target[axis] = item if isinstance(item, int) or same else None
-    name = _name(op)
-    return Fact(
-        op.fact(0).dtype,
-        tuple(symbol(f"{name}[{a}]") if dim is None else dim for a, dim in enumerate(target)),
-    )
+    return Fact(op.fact(0).dtype, op.named(target))
 
 
 def _complete(target: list[Dim | None], items: Sequence[Dim | None], dims: Dims | None) -> None:
@@ -158,19 +161,11 @@ def _product(target: Sequence[Dim | None]) -> Dim:
     return product(tuple(dim for dim in target if dim is not None))
 
 
-def _name(op: Operation) -> str:
-    return f"%{op.node.outputs[0].name}"
-
-
 def _expand(op: Operation) -> Fact | None:
     items = op.fact(1).items
     if items is None:
         return None
-    name = _name(op)
-    shape = tuple(
-        symbol(f"{name}[{axis}]") if item is None else item for axis, item in enumerate(items)
-    )
-    dims = broadcast([op.dims(0), shape])
+    dims = broadcast([op.dims(0), op.named(items)])
     return None if dims is None else Fact(op.fact(0).dtype, dims)
 
 
@@ -180,13 +175,7 @@ def _constant_of_shape(op: Operation) -> Fact | None:
         return None
     value = op.node.attributes.get("value")
     dtype = ir.DataType.FLOAT if value is None else value.value.dtype
-    name = _name(op)
-    return Fact(
-        dtype,
-        tuple(
-            symbol(f"{name}[{axis}]") if item is None else item for axis, item in enumerate(items)
-        ),
-    )
+    return Fact(dtype, op.named(items))
 
 
 def _unsqueeze(op: Operation) -> Fact | None:
@@ -217,29 +206,44 @@ def _slice(op: Operation) -> Fact | None:
     dims = op.dims(0)
     if dims is None:
         return None
-    starts, ends = op.ints(1, "starts", 10), op.ints(2, "ends", 10)
-    steps = op.ints(4, "steps", 10) if op.opset >= 10 else []
+    starts, ends = _bounds(op, 1, "starts"), _bounds(op, 2, "ends")
     axes = op.axes(3, 10, len(dims))
-    if starts is None or ends is None or steps is None or axes is None:
+    if axes is None and op.opset >= 10:
+        return Fact(op.fact(0).dtype, op.named([None] * len(dims)))
+    steps = op.fact(4).items if op.opset >= 10 and op.has_input(4) else ()
+    if starts is None or ends is None or axes is None:
         return None
     axes = axes or list(range(len(starts)))
-    steps = steps or [1] * len(starts)
-    if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
+    steps = steps or ((None if steps is None else 1),) * len(starts)
+    if not len(starts) == len(ends) == len(axes) == len(steps):
         return None
-    result = list(dims)
-    name = _name(op)
+    result: list[Item] = list(dims)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        extent = _extent(dims[axis], start, end, step)
-        result[axis] = symbol(f"{name}[{axis}]") if extent is None else extent
-    return Fact(op.fact(0).dtype, tuple(result))
+        result[axis] = _extent(dims[axis], start, end, step)
+    return Fact(op.fact(0).dtype, op.named(result))
 
 
-def _extent(dim: Dim, start: int, end: int, step: int) -> Dim | None:
-    """How much Slice takes; of a dimension that is no number, only the whole is known."""
-    if not isinstance(dim, int):
-        return dim if start == 0 and step == 1 and end >= 2**31 - 1 else None
-    chosen = sliced(dim, start, end, step)
-    return None if chosen is None else len(chosen)
+def _bounds(op: Operation, index: int, name: str) -> Sequence[Item] | None:
+    """Where Slice starts or ends on each axis, as far as it is known."""
+    if op.opset < 10:
+        return tuple(op.node.attributes.get_ints(name, ()))
+    fact = op.fact(index)
+    if fact.items is not None:
+        return fact.items
+    count = fact.dims[0] if fact.dims else None
+    return (None,) * count if isinstance(count, int) else None
+
+
+def _extent(dim: Dim, start: Item, end: Item, step: Item) -> Dim | None:
+    """How much Slice takes; of a dimension that is no number, only what is surely inside."""
+    if not isinstance(start, int) or not isinstance(step, int) or step == 0 or end is None:
+        return None
+    if isinstance(dim, int) and isinstance(end, int):
+        chosen = sliced(dim, start, end, step)
+        return None if chosen is None else len(chosen)
+    if start == 0 and step == 1 and (end == dim or (isinstance(end, int) and end >= 2**31 - 1)):
+        return dim
+    return None
 
 
 def _matmul(op: Operation) -> Fact | None:
@@ -316,7 +320,7 @@ _UNARY = (
     *("Clip", "Cos", "Cosh", "CumSum", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu"),
     *("HardSigmoid", "HardSwish", "Hardmax", "Identity", "InstanceNormalization", "LeakyRelu"),
     *("GroupNormalization", "Log", "LogSoftmax", "LpNormalization", "Mish", "Neg", "PRelu"),
-    *("RMSNormalization", "Reciprocal", "Relu", "Round", "ScatterElements", "ScatterND", "Selu"),
+    *("Reciprocal", "Relu", "Round", "ScatterElements", "ScatterND", "Selu"),
     *("Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softmax", "Softplus", "Softsign", "Sqrt"),
     *("Swish", "Tan", "Tanh", "ThresholdedRelu", "Trilu", "LayerNormalization"),
     *("BatchNormalization",),
@@ -348,6 +352,8 @@ SHAPE_RULES: Mapping[str, Rule] = {
     "MatMul": _matmul,
     "Range": _range,
     "Reshape": _reshape,
+    "Shape": _shape,
+    "Size": _size,
     "Slice": _slice,
     "Squeeze": _squeeze,
     "Tile": _tile,

@@ -1,87 +1,96 @@
-"""Chains of Casts."""
+"""Chains of Cast, where the first loses nothing."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from graphopt.rewriting import DeclinedError, Rewriter
-from graphopt_passes.collapse_chains.common import gives_way, hand_on
+from graphopt.rewriting import DeclinedError, Rewriter, Rule
+from graphopt_passes.collapse_chains.links import ahead, bypass
 
-T = ir.DataType
-
-# The bits that hold an integer, without its sign, and whether it has one.
-INTEGERS = {
-    T.BOOL: (1, False),
-    **{T.UINT8: (8, False), T.UINT16: (16, False), T.UINT32: (32, False), T.UINT64: (64, False)},
-    **{T.INT8: (7, True), T.INT16: (15, True), T.INT32: (31, True), T.INT64: (63, True)},
+# (bits, signed) of the integers; a bool is one of 1 bit.
+_INTEGERS = {
+    ir.DataType.BOOL: (1, False),
+    ir.DataType.UINT8: (8, False),
+    ir.DataType.UINT16: (16, False),
+    ir.DataType.UINT32: (32, False),
+    ir.DataType.UINT64: (64, False),
+    ir.DataType.INT8: (8, True),
+    ir.DataType.INT16: (16, True),
+    ir.DataType.INT32: (32, True),
+    ir.DataType.INT64: (64, True),
 }
-# The bits of the significand, and of the exponent.
-FLOATS = {T.BFLOAT16: (8, 8), T.FLOAT16: (11, 5), T.FLOAT: (24, 8), T.DOUBLE: (53, 11)}
+# (bits of the significand, greatest exponent, least exponent with subnormal numbers)
+_FLOATS = {
+    ir.DataType.BFLOAT16: (8, 127, -133),
+    ir.DataType.FLOAT16: (11, 15, -24),
+    ir.DataType.FLOAT: (24, 127, -149),
+    ir.DataType.DOUBLE: (53, 1023, -1074),
+}
 
 
-def merge_casts(node: ir.Node, at: Rewriter) -> bool:
-    """A Cast of a Cast that loses nothing is one Cast, or none."""
-    inner = at.producer(node.inputs[0], "Cast")
-    if inner is None:
+def _casts(node: ir.Node, at: Rewriter) -> bool:
+    """Cast of Cast -> one, or the original."""
+    found = at.producer(node.inputs[0], "Cast")
+    if found is None or at.opset < 6 or not node.inputs[0]:
         return False
-    source, between, result = (
-        at.dtype(inner.inputs[0]),
-        at.dtype(inner.outputs[0]),
-        at.dtype(node.outputs[0]),
-    )
-    if source is None or between is None or result is None:
+    source, middle = at.dtype(found.inputs[0]), at.dtype(node.inputs[0])
+    final = at.dtype(node.outputs[0])
+    if source is None or middle is None or final is None or source == middle or middle == final:
         return False
-    if between == result:
-        return False  # the second does nothing; that is not a matter of chains
-    if not is_same_as_direct(source, between, result):
-        raise DeclinedError(
-            f"{source.name} by way of {between.name} is not surely what it is as {result.name}"
-        )
-    if source == result:
-        return hand_on(node, inner.inputs[0], at)
-    if not gives_way(inner, at, "Cast"):
+    if not _known(source) or not _known(middle) or not _known(final):
         return False
-    at.set_input(node, 0, inner.inputs[0])
+    if source == final:
+        if not _holds(middle, source):
+            raise DeclinedError(f"{middle.name.lower()} does not hold all of {source.name.lower()}")
+        return bypass(node, at, found.inputs[0])
+    if not _same_directly(source, middle, final):
+        return False
+    if ahead(node, at, "Cast") is None:
+        return False
+    at.become(node, "Cast", [found.inputs[0]], {"to": int(final)})
     return True
 
 
-def is_same_as_direct(source: T, between: T, result: T) -> bool:
-    """Whether a cast from `source` to `result` gives the same by way of `between`.
+def _known(dtype: ir.DataType) -> bool:
+    return dtype in _INTEGERS or dtype in _FLOATS
 
-    Where a float is too large for an integer, the result is whatever the processor makes of it:
-    which floats may become integers is left as it is. Numbers are rounded once if at all.
+
+def _holds(wide: ir.DataType, narrow: ir.DataType) -> bool:
+    """Whether every number of `narrow` is one of `wide`, so that the way back is exact."""
+    if narrow in _INTEGERS:
+        bits, signed = _INTEGERS[narrow]
+        if wide in _INTEGERS:
+            more, both = _INTEGERS[wide]
+            room = more - both - (bits - signed)
+            return room >= 0 and (both or not signed) and wide != ir.DataType.BOOL
+        return bits - signed <= _FLOATS[wide][0] and bits <= _FLOATS[wide][1]
+    if wide in _INTEGERS:
+        return False
+    return all(
+        (_FLOATS[narrow][0] <= _FLOATS[wide][0], _FLOATS[narrow][1] <= _FLOATS[wide][1],
+         _FLOATS[narrow][2] >= _FLOATS[wide][2])
+    )  # fmt: skip
+
+
+def _same_directly(source: ir.DataType, middle: ir.DataType, final: ir.DataType) -> bool:
+    """Whether `source` -> `final` gives the same bits as the way through `middle`.
+
+    Where a number does not fit `final`, integers keep their lower bits, but from floating-point
+    numbers runtimes give what they please.
     """
-    if not {source, between, result} <= INTEGERS.keys() | FLOATS.keys():
+    if source in _INTEGERS and middle in _INTEGERS and final in _INTEGERS:
+        if final == ir.DataType.BOOL or ir.DataType.BOOL in (source, middle):
+            return _holds(middle, source)
+        return _holds(middle, source) or _INTEGERS[middle][0] >= _INTEGERS[final][0]
+    if not _holds(middle, source):
         return False
-    # Excess bits of integers are cut off, and cutting off more of them later is the same.
-    whole = {source, between, result} <= INTEGERS.keys() and T.BOOL not in (between, result)
-    if whole and _width(result) <= _width(between):
+    if final == ir.DataType.BOOL:
         return True
-    if not holds(between, source):
-        return False
-    if source == result or result == T.BOOL or holds(result, source):
-        return True
-    if source in INTEGERS and between in INTEGERS:
-        return result in INTEGERS or result in (T.FLOAT, T.DOUBLE)
-    if source in INTEGERS:
-        return result in (T.FLOAT, T.DOUBLE)
-    return result in FLOATS
+    if final in _INTEGERS:
+        return source in _INTEGERS and _holds(final, source)
+    if source in _INTEGERS:
+        return final in (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+    return _holds(final, middle)
 
 
-def holds(wide: T, narrow: T) -> bool:
-    """Whether every number of type `narrow` is one of type `wide`."""
-    if wide in INTEGERS:
-        if narrow not in INTEGERS:
-            return False
-        bits, signed = INTEGERS[narrow]
-        return bits <= INTEGERS[wide][0] and (INTEGERS[wide][1] or not signed)
-    significand, exponent = FLOATS[wide]
-    if narrow in INTEGERS:
-        bits = INTEGERS[narrow][0]
-        return bits <= significand and bits < 2 ** (exponent - 1)
-    return FLOATS[narrow][0] <= significand and FLOATS[narrow][1] <= exponent
-
-
-def _width(dtype: T) -> int:
-    bits, signed = INTEGERS[dtype]
-    return bits + signed
+RULES = (Rule("cast-of-cast", ("Cast",), _casts),)

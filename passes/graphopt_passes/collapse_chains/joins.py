@@ -1,217 +1,231 @@
-"""Concat, Split, Pad, Expand and Tile of one another."""
+"""Concat, and what takes its result apart again; Split, and what puts it together again."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.rewriting import DeclinedError, Rewriter
-from graphopt_passes.collapse_chains.common import (
-    axis_of,
-    constant_ints,
-    dim,
-    gives_way,
-    hand_on,
-    ints,
-    normal,
-    vector,
-)
-from graphopt_passes.collapse_chains.slices import Cut, cuts
+from graphopt.ir.facts import Dim, Dims, product
+from graphopt.ir.facts.dimension import Expr, add
+from graphopt.rewriting import Rewriter, Rule
+from graphopt_passes.collapse_chains.links import bypass, same_axis, vector
+from graphopt_passes.collapse_chains.slices import bounds_of
 
-# More operands than this are taken in a few at a time, in several visits.
-MAX_OPERANDS = 1024
+_END = 2**31 - 1  # and more: to the end, whatever the size
+
+# Indices of more elements are not written twice.
+_MAX_COPIED = 4096
 
 
-def merge_concats(node: ir.Node, at: Rewriter) -> bool:
-    """Concats on the same axis among the operands of a Concat give it their own operands."""
-    rank = at.rank(node.outputs[0])
-    axis = axis_of(node, 1, rank)
-    operands: list[ir.Value | None] = []
-    merged = False
-    for index, value in enumerate(node.inputs):
-        inner = at.before(node, index, "Concat")
-        if inner is not None and _same_axis(node, inner, axis, rank):
-            operands.extend(inner.inputs)
-            merged = True
-        else:
-            operands.append(value)
-    if not merged or len(operands) > MAX_OPERANDS:
+def _concats(node: ir.Node, at: Rewriter) -> bool:
+    """Concat of Concats along the same axis -> one."""
+    if at.opset < 4:
         return False
-    at.become(node, "Concat", operands, {"axis": node.attributes.get_int("axis", 1)})
-    return True
-
-
-def _same_axis(node: ir.Node, inner: ir.Node, axis: int | None, rank: int | None) -> bool:
-    if node.attributes.get_int("axis", 1) == inner.attributes.get_int("axis", 1):
-        return True
-    return axis is not None and axis == axis_of(inner, 1, rank)
-
-
-def concat_of_parts(node: ir.Node, at: Rewriter) -> bool:
-    """A Concat of all parts of a Split, or of Slices that make a whole, is what was parted."""
-    if len(node.inputs) < 2:
-        return False
-    split = at.producer(node.inputs[0], "Split")
-    if split is not None:
-        return _concat_of_split(node, split, at)
-    if at.producer(node.inputs[0], "Slice") is not None:
-        return _concat_of_slices(node, at)
+    rank = next((rank for v in node.inputs if (rank := at.rank(v)) is not None), None)
+    for index in range(len(node.inputs)):
+        found = at.before(node, index, "Concat")
+        if found is not None and same_axis(node, found, 0, rank):
+            inputs = [*node.inputs[:index], *found.inputs, *node.inputs[index + 1 :]]
+            axis: int = node.attributes.get_int("axis", 0)
+            at.become(node, "Concat", inputs, {"axis": axis})
+            return True
     return False
 
 
-def _concat_of_split(node: ir.Node, split: ir.Node, at: Rewriter) -> bool:
-    if [*node.inputs] != [*split.outputs]:
+def _concat_of_split(node: ir.Node, at: Rewriter) -> bool:
+    """Concat of all parts of a Split, in order -> the original."""
+    split = at.producer(node.inputs[0], "Split")
+    if split is None or at.opset < 4 or list(node.inputs) != list(split.outputs):
         return False
-    rank = at.rank(node.outputs[0])
-    default = node.attributes.get_int("axis", 1)
-    if split.attributes.get_int("axis", 0) != default:
-        axis = axis_of(node, 1, rank)
-        if axis is None or axis != axis_of(split, 0, rank):
-            return False
-    return hand_on(node, split.inputs[0], at)
+    if not same_axis(node, split, 0, at.rank(split.inputs[0])):
+        return False
+    return bypass(node, at, split.inputs[0])
 
 
-def _concat_of_slices(node: ir.Node, at: Rewriter) -> bool:
-    axis = axis_of(node, 1, at.rank(node.outputs[0]))
-    source: ir.Value | None = None
-    parts: list[Cut] = []
-    for value in node.inputs:
-        inner = at.producer(value, "Slice")
-        taken = None if inner is None else cuts(inner, at)
-        if inner is None or axis is None or taken is None or list(taken) != [axis]:
-            return False
-        if parts and inner.inputs[0] is not source:
-            return False
-        source = inner.inputs[0]
-        parts.append(taken[axis])
-    if axis is None or not _make_a_whole(parts, dim(at.dims(source), axis)):
+def _split_of_concat(node: ir.Node, at: Rewriter) -> bool:
+    """Split of a Concat into the parts it was made of -> those."""
+    concat = at.producer(node.inputs[0], "Concat")
+    dims = None if concat is None else at.dims(concat.outputs[0])
+    if concat is None or not dims or at.opset < 4 or len(concat.inputs) != len(node.outputs):
         return False
-    return hand_on(node, source, at)
-
-
-def _make_a_whole(parts: list[Cut], size: int | None) -> bool:
-    """Whether parts that follow one another take all of an axis of `size` (None: not known)."""
-    if any(cut.step != 1 for cut in parts) or parts[0].start != 0:
+    if not same_axis(node, concat, 0, len(dims)):
         return False
-    bounds = [cut.end for cut in parts[:-1]]
-    if bounds != [cut.start for cut in parts[1:]] or bounds != sorted(bounds):
-        return False
-    # Counted from the front throughout, or from the end, they are in order whatever the size.
-    if bounds[0] < 0 <= bounds[-1]:
-        return False
-    last = parts[-1]
-    return last.is_open or (size is not None and last.end >= size)
-
-
-def split_of_concat(node: ir.Node, at: Rewriter) -> bool:
-    """A Split into what a Concat has joined gives the operands."""
-    joined = at.producer(node.inputs[0], "Concat")
-    if joined is None or len(joined.inputs) != len(node.outputs):
-        return False
-    rank = at.rank(joined.outputs[0])
-    axis = axis_of(joined, 1, rank)
-    if axis is None or axis != axis_of(node, 0, rank):
-        return False
-    for value, part in zip(joined.inputs, node.outputs, strict=True):
-        size = dim(at.dims(value), axis)
-        if size is None or size != dim(at.dims(part), axis):
+    axis: int = node.attributes.get_int("axis", 0) % len(dims)
+    for part, operand in zip(node.outputs, concat.inputs, strict=True):
+        one, two = at.dims(part), at.dims(operand)
+        if not one or not two or one[axis] != two[axis]:
             return False
     changed = False
-    for value, part in zip(joined.inputs, node.outputs, strict=True):
-        if value is not None and (part.uses() or part.is_graph_output()):
-            changed = at.replace(part, value) or changed
+    for part, operand in zip(list(node.outputs), list(concat.inputs), strict=True):
+        if operand is not None and (part.uses() or part.is_graph_output()):
+            changed = at.replace(part, operand) or changed
     return changed
 
 
-def merge_pads(node: ir.Node, at: Rewriter) -> bool:
-    """Pads with the same constant, or with the edge, add up if none of them crops."""
-    inner = at.producer(node.inputs[0], "Pad")
-    if inner is None:
+def _slice_of_concat(node: ir.Node, at: Rewriter) -> bool:
+    """Slice of a Concat that takes one whole operand, or a part of one -> that."""
+    concat = at.producer(node.inputs[0], "Concat")
+    dims = None if concat is None else at.dims(concat.outputs[0])
+    if concat is None or not dims or at.opset < 4:
         return False
-    modes = [one.attributes.get_string("mode", "constant") for one in (node, inner)]
-    if modes[0] != modes[1] or modes[0] not in ("constant", "edge"):
+    axis: int = concat.attributes.get_int("axis", 0) % len(dims)
+    whole = _taken(node, at, axis, len(dims))
+    if whole is not None:
+        for operand, start, end, is_last in _operands(concat, at, axis):
+            if start == whole[0] and (end == whole[1] or (is_last and _is_end(whole[1]))):
+                return bypass(node, at, operand)
+    cuts = bounds_of(node, at)
+    if at.before(node, 0, "Concat") is None or cuts is None or set(cuts) != {axis}:
         return False
-    rank = at.rank(inner.inputs[0])
-    one, other = _amounts(node, rank, at), _amounts(inner, rank, at)
-    if one is None or other is None or not gives_way(inner, at, "Pad"):
+    cut = cuts[axis]
+    if min(cut.start, cut.end) < 0 or cut.end > _END or cut.end <= cut.start:
         return False
-    if min([*one, *other], default=0) < 0:
-        raise DeclinedError("a Pad with a negative amount crops")
-    if modes[0] == "constant" and not _same_padding(node, inner, at):
-        raise DeclinedError("the Pads fill in different numbers")
-    amounts = [a + b for a, b in zip(one, other, strict=True)]
-    if at.opset < 11:
-        kept = {"mode": modes[0], "value": node.attributes.get_float("value", 0.0)}
-        at.become(node, "Pad", [inner.inputs[0]], {**kept, "pads": amounts})
-        return True
-    inputs = [inner.inputs[0], vector(at, amounts, f"{node.outputs[0].name}_pads", node)]
-    if modes[0] == "constant" and len(node.inputs) > 2 and node.inputs[2] is not None:
-        inputs.append(node.inputs[2])
-    at.become(node, "Pad", inputs, {"mode": modes[0]})
-    return True
+    for operand, start, end, _ in _operands(concat, at, axis):
+        if not isinstance(start, int) or not isinstance(end, int):
+            return False
+        if start <= cut.start and cut.end <= end:
+            _shifted_slice(node, at, operand, (axis, start))
+            return True
+    return False
 
 
-def _amounts(node: ir.Node, rank: int | None, at: Rewriter) -> list[int] | None:
-    """The amounts of a Pad for all axes, at their beginnings and at their ends."""
-    pads = ints(node, at, 1, "pads", 11)
-    axes = ints(node, at, 3, "axes", 18) if at.opset >= 18 else []
-    if rank is None or pads is None or axes is None or at.opset < 2:
+def _shifted_slice(node: ir.Node, at: Rewriter, operand: ir.Value, by: tuple[int, int]) -> None:
+    axis, start = by
+    cut = (bounds_of(node, at) or {})[axis]
+    columns = {"starts": [cut.start - start], "ends": [cut.end - start], "axes": [axis]}
+    if at.opset < 10:
+        at.become(node, "Slice", [operand], columns)
+        return
+    if cut.step != 1:
+        columns["steps"] = [cut.step]
+    inputs = [vector(numbers, what, node, at) for what, numbers in columns.items()]
+    at.become(node, "Slice", [operand, *inputs])
+
+
+def _taken(node: ir.Node, at: Rewriter, axis: int, rank: int) -> tuple[Dim, Dim] | None:
+    """(start, end) of a Slice of every element along `axis` alone; symbols of sizes are allowed."""
+    if at.opset < 10:
+        cut = (bounds_of(node, at) or {}).get(axis)
+        alone = cut is not None and len(node.attributes.get_ints("starts", ())) == 1
+        return (cut.start, cut.end) if cut is not None and alone else None
+    inputs = [*node.inputs[1:], None, None]
+    starts, ends = (at.facts[value].items for value in inputs[:2])
+    axes = (0,) if inputs[2] is None else at.facts[inputs[2]].items
+    steps = (1,) if inputs[3] is None else at.facts[inputs[3]].items
+    if starts is None or ends is None or len(starts) != 1 or len(ends) != 1 or steps != (1,):
         return None
-    places = normal(axes, rank) if len(node.inputs) > 3 and node.inputs[3] else list(range(rank))
-    if places is None or len(pads) != 2 * len(places) or len(set(places)) != len(places):
+    if axes not in ((axis,), (axis - rank,)) or starts[0] is None or ends[0] is None:
         return None
-    amounts = [0] * (2 * rank)
-    for index, axis in enumerate(places):
-        amounts[axis] = pads[index]
-        amounts[rank + axis] = pads[len(places) + index]
-    return amounts
+    sizes = all(_is_size(bound) for bound in (starts[0], ends[0]))
+    return (starts[0], ends[0]) if sizes else None
 
 
-def _same_padding(node: ir.Node, inner: ir.Node, at: Rewriter) -> bool:
-    """Whether two Pads fill in the same number, to the bit."""
-    if at.opset < 11:
-        one, other = (np.float64(n.attributes.get_float("value", 0.0)) for n in (node, inner))
-        return bool(one.tobytes() == other.tobytes())
-    numbers = [_padding(one, at) for one in (node, inner)]
-    return numbers[0] is not None and numbers[0] == numbers[1]
+def _is_size(bound: Dim) -> bool:
+    """Whether it is surely not negative, and so does not count from the end."""
+    return bound.is_positive_combination() if isinstance(bound, Expr) else bound >= 0
 
 
-def _padding(node: ir.Node, at: Rewriter) -> bytes | None:
-    """The number that a Pad fills in; None if it is not constant."""
-    value = node.inputs[2] if len(node.inputs) > 2 else None
-    dtype = at.dtype(node.inputs[0])
-    if value is None:
-        return None if dtype is None else bytes(np.zeros((), dtype.numpy()).nbytes)
-    array = at.small(value)
-    return None if array is None or array.size != 1 else array.tobytes()
+def _is_end(bound: Dim) -> bool:
+    return isinstance(bound, int) and bound >= _END
 
 
-def merge_expands(node: ir.Node, at: Rewriter) -> bool:
-    """An Expand of an Expand goes to the shape that both give."""
-    inner = at.before(node, 0, "Expand")
-    if inner is None:
+def _operands(
+    concat: ir.Node, at: Rewriter, axis: int
+) -> Iterator[tuple[ir.Value, Dim, Dim, bool]]:
+    """(operand, where it starts, where it ends, whether it is the last), as far as is known."""
+    start: Dim = 0
+    for number, value in enumerate(concat.inputs, 1):
+        dims: Dims | None = at.dims(value)
+        if value is None or dims is None or axis >= len(dims):
+            return
+        end = add(start, dims[axis])
+        yield value, start, end, number == len(concat.inputs)
+        start = end
+
+
+def _gather_of_concat(node: ir.Node, at: Rewriter) -> bool:
+    """Gather, of a Concat, of one whole operand, or from one alone -> that."""
+    concat = at.producer(node.inputs[0], "Concat")
+    dims = None if concat is None else at.dims(concat.outputs[0])
+    indices = None if not dims else at.small(node.inputs[1])
+    if concat is None or not dims or indices is None or not indices.size or at.opset < 9:
         return False
-    first, then = constant_ints(inner.inputs[1], at), constant_ints(node.inputs[1], at)
-    if first is None or then is None:
+    axis: int = concat.attributes.get_int("axis", 0) % len(dims)
+    if not same_axis(node, concat, 0, len(dims)):
         return False
-    try:
-        shape = np.broadcast_shapes(tuple(first), tuple(then))
-    except ValueError:
+    total = dims[axis]
+    if indices.min() < 0 and not isinstance(total, int):
         return False
-    value = vector(at, shape, f"{node.outputs[0].name}_shape", node)
-    at.become(node, "Expand", [inner.inputs[0], value])
+    wanted = np.where(indices < 0, indices + (total if isinstance(total, int) else 0), indices)
+    lone = at.before(node, 0, "Concat") is not None
+    for operand, start, end, _ in _operands(concat, at, axis):
+        if not isinstance(start, int) or not isinstance(end, int):
+            return False
+        if indices.ndim == 1 and wanted.tolist() == list(range(start, end)):
+            return bypass(node, at, operand)
+        if lone and start <= wanted.min() and wanted.max() < end:
+            shifted = (wanted - start).astype(np.int64)
+            name = f"{node.outputs[0].name}_indices"
+            at.become(node, "Gather", [operand, at.constant(shifted, name, node)], {"axis": axis})
+            return True
+    return False
+
+
+def _gathers(node: ir.Node, at: Rewriter) -> bool:
+    """Gather of Gather along the same axis, with constant indices -> one."""
+    found = at.before(node, 0, "Gather")
+    rank = None if found is None else at.rank(found.inputs[0])
+    first = None if not rank else at.small(found.inputs[1]) if found is not None else None
+    if found is None or first is None or first.ndim != 1 or at.opset < 9:
+        return False
+    second = at.small(node.inputs[1])
+    if second is None or not second.size or not same_axis(node, found, 0, rank):
+        return False
+    if not (-len(first) <= second.min() and second.max() < len(first)):
+        return False
+    both = np.asarray(first[second], np.int64)
+    name = f"{node.outputs[0].name}_indices"
+    axis: int = found.attributes.get_int("axis", 0)
+    at.become(node, "Gather", [found.inputs[0], at.constant(both, name, node)], {"axis": axis})
     return True
 
 
-def merge_tiles(node: ir.Node, at: Rewriter) -> bool:
-    """A Tile of a Tile repeats as often as both together."""
-    inner = at.before(node, 0, "Tile")
-    if inner is None or at.opset < 6:
+def _reshape_of_gather(node: ir.Node, at: Rewriter) -> bool:
+    """Gather with constant indices, and a Reshape of their axes alone -> Gather of reshaped ones.
+
+    So do tables of relative positions look, in attention over windows.
+    """
+    found = at.before(node, 0, "Gather")
+    dims = None if found is None else at.dims(found.inputs[0])
+    result = at.dims(node.outputs[0])
+    if found is None or not dims or result is None or at.opset < 9:
         return False
-    first, then = constant_ints(inner.inputs[1], at), constant_ints(node.inputs[1], at)
-    if first is None or then is None or len(first) != len(then):
+    axis: int = found.attributes.get_int("axis", 0) % len(dims)
+    behind = dims[axis + 1 :]
+    shape = result[axis : len(result) - len(behind)]
+    count = at.dims(found.inputs[1])
+    if result != (*dims[:axis], *shape, *behind) or not count or product(shape) != product(count):
         return False
-    repeats = [a * b for a, b in zip(first, then, strict=True)]
-    value = vector(at, repeats, f"{node.outputs[0].name}_repeats", node)
-    at.become(node, "Tile", [inner.inputs[0], value])
+    if not all(isinstance(dim, int) and dim > 0 for dim in (*shape, *count)):
+        return False
+    indices = at.array(found.inputs[1])
+    if indices is None or (indices.size > _MAX_COPIED and not at.owns(found, 1)):
+        return False
+    numbers = [dim for dim in shape if isinstance(dim, int)]
+    name = f"{node.outputs[0].name}_indices"
+    inputs = [found.inputs[0], at.constant(indices.reshape(numbers), name, node)]
+    at.become(node, "Gather", inputs, {"axis": axis})
     return True
+
+
+RULES = (
+    Rule("concat-of-split", ("Concat",), _concat_of_split),
+    Rule("concat-of-concat", ("Concat",), _concats),
+    Rule("split-of-concat", ("Split",), _split_of_concat),
+    Rule("slice-of-concat", ("Slice",), _slice_of_concat),
+    Rule("gather-of-concat", ("Gather",), _gather_of_concat),
+    Rule("reshape-of-gather", ("Reshape",), _reshape_of_gather),
+    Rule("gather-of-gather", ("Gather",), _gathers),
+)

@@ -1,187 +1,157 @@
-"""Chains of operators that keep numbers within limits: Clip, Relu, Min and Max of a constant."""
+"""Chains of Clip and Relu, and Min with Max, that are one Clip.
+
+What ONNX Runtime does with NaN (it stays), with zeros of both signs (an element that equals a bound
+stays as it is) and with infinities (a Clip without a limit has the greatest finite number for one)
+is the same before and after. The sign of zero that Max and Min give depends on where in the tensor
+it is: Max and Min with a bound of 0 are not the same as a Clip.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.rewriting import DeclinedError, Rewriter
-from graphopt_passes.collapse_chains.common import gives_way, hand_on
+from graphopt.rewriting import DeclinedError, Rewriter, Rule
+from graphopt_passes.collapse_chains.links import bypass, input_of
 
-RANGED = ("Clip", "Relu", "Min", "Max")
-# What both Min and Max, and Clip, have kernels for everywhere.
-COMMON_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.INT32, ir.DataType.INT64)
-
-Number = Any
-"""A numpy scalar of the data's type (ml_dtypes for what numpy lacks)."""
+Number = float  # or int, exactly
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 @dataclass(frozen=True)
-class Limits:
-    """min(max(x, low), high), where None is no limit.
+class _Range:
+    """What a Clip lets pass; None is "no limit"."""
 
-    A Clip without a limit is held to be one without a limit by the specification, while ONNX
-    Runtime makes the largest number of infinity. So `clips` keeps it apart.
-    """
-
-    source: ir.Value
     low: Number | None
     high: Number | None
-    clips: bool
 
-    def of(self, number: Number) -> Number:
-        """The limits applied to one of finite numbers."""
+    @property
+    def is_sound(self) -> bool:
+        limits = [x for x in (self.low, self.high) if x is not None]
+        if not all(math.isfinite(x) and (x != 0 or math.copysign(1, x) > 0) for x in limits):
+            return False
+        return self.low is None or self.high is None or self.low <= self.high
+
+    def then(self, other: _Range) -> _Range:
+        """This one, and after it `other`."""
+        return _Range(other.low if self.low is None else other.clip(self.low),
+                      other.high if self.high is None else other.clip(self.high))  # fmt: skip
+
+    def clip(self, number: Number) -> Number:
         if self.low is not None and number < self.low:
             number = self.low
-        return self.high if self.high is not None and self.high < number else number
+        return self.high if self.high is not None and number > self.high else number
 
 
-def merge_ranges(node: ir.Node, at: Rewriter) -> bool:
-    """Limits of what is within limits are one Clip, or what it was already."""
-    index = _data_index(node, at)
-    inner = None if index is None else at.producer(node.inputs[index], *RANGED)
-    if inner is None or at.opset < 6:
+_POSITIVE = _Range(0.0, None)
+
+
+def _range(node: ir.Node, at: Rewriter) -> _Range | None:
+    """The limits of a Clip, or of a Relu; None if not known."""
+    if node.op_type == "Relu":
+        return _POSITIVE
+    if at.opset < 11:
+        found = _Range(*(node.attributes.get_float(name) for name in ("min", "max")))
+        return found if at.opset >= 6 and found.is_sound else None
+    limits: list[Number | None] = []
+    for index in (1, 2):
+        value = input_of(node, index)
+        array = None if value is None else at.small(value)
+        if value is not None and (array is None or array.ndim):
+            return None
+        limits.append(None if array is None else _number(array))
+    found = _Range(*limits)
+    return found if found.is_sound else None
+
+
+def _number(array: np.ndarray) -> Number:
+    number: Any = array.reshape(-1)[0]
+    return int(number) if array.dtype.kind in "iu" else float(number)
+
+
+def _clips(node: ir.Node, at: Rewriter) -> bool:
+    """Clip and Relu, one after the other -> a single Clip or Relu."""
+    found = at.before(node, 0, "Clip", "Relu")
+    if found is None or (node.op_type == "Relu" == found.op_type):
         return False
-    outer, first = limits(node, at), limits(inner, at)
-    if outer is None or first is None:
+    first, second = _range(found, at), _range(node, at)
+    if first is None or second is None:
+        raise DeclinedError("the limits of the two are not constants that can be merged")
+    dtype = at.dtype(node.outputs[0])
+    both = first.then(second)
+    if dtype is None or (found.op_type == "Relu" and both.high is None):
+        return False  # a Relu lets infinity pass, a Clip without a limit does not
+    if 0 in (both.low, both.high) and first.clip(0) != 0:
+        raise DeclinedError("-0 would stay where the two make it 0")
+    if both == first and found.op_type == "Clip":
+        return bypass(node, at, found.outputs[0])
+    if not at.has_operator("Clip", 6):
         return False
-    low = outer.low if first.low is None else outer.of(first.low)
-    high = outer.high if first.high is None else outer.of(first.high)
-    if _is(low, first.low) and _is(high, first.high) and first.clips >= outer.clips:
-        if node.op_type != inner.op_type or not _same_limits(outer, first):
-            _require_signs(at, node)
-        return hand_on(node, inner.outputs[0], at)
-    if (low is None or high is None) and not _keeps_open_end(low, high, outer, first):
-        return False
-    if not _clips(node, inner, at):
-        return False
-    if low == 0 and high == 0:
-        raise DeclinedError("of the zeros that are left, one Clip would keep other signs")
-    if inner is not at.before(node, index or 0, *RANGED) and not gives_way(inner, at, *RANGED):
-        raise DeclinedError(f"what {inner.op_type} gives is used elsewhere too")
-    _become_clip(node, first.source, low, high, at)
+    _write(node, at, found, both)
     return True
 
 
-def _data_index(node: ir.Node, at: Rewriter) -> int | None:
-    """Which input of a node of RANGED is the one that is kept within limits."""
-    if node.op_type in ("Clip", "Relu"):
-        return 0
-    if len(node.inputs) != 2 or at.opset < 8:
-        return None
-    constant = at.operands(node, at.is_constant)
-    return None if constant is None else constant[1]
-
-
-def limits(node: ir.Node, at: Rewriter) -> Limits | None:
-    """Those of a node of RANGED, if they are finite constants and low <= high."""
-    index = _data_index(node, at)
-    source = None if index is None else node.inputs[index]
-    dtype = at.dtype(node.outputs[0])
-    if source is None or dtype is None:
-        return None
-    if node.op_type == "Relu":
-        return Limits(source, np.zeros((), dtype.numpy())[()], None, False)
-    if node.op_type == "Clip":
-        return _clip_limits(node, source, dtype, at)
-    constant = node.inputs[1 - (index or 0)]
-    array = at.small(constant)
-    if array is None or array.size != 1 or not at.keeps_shape(constant, source):
-        return None
-    number = array.reshape(())[()]
-    if not np.isfinite(number):
-        return None
-    if node.op_type == "Max":
-        return Limits(source, number, None, False)
-    return Limits(source, None, number, False)
-
-
-def _clip_limits(
-    node: ir.Node, source: ir.Value, dtype: ir.DataType, at: Rewriter
-) -> Limits | None:
-    ends: list[Number | None] = []
-    for index, name in ((1, "min"), (2, "max")):
-        if at.opset < 11:
-            attribute = node.attributes.get(name)
-            number = None if attribute is None else attribute.as_float()
-            ends.append(None if number is None else np.array(number, dtype.numpy())[()])
-            continue
-        value = node.inputs[index] if index < len(node.inputs) else None
-        array = at.small(value)
-        if value is not None and (array is None or array.size != 1):
-            return None
-        ends.append(None if array is None else array.reshape(())[()])
-    low, high = ends
-    if any(end is not None and not np.isfinite(end) for end in ends):
-        return None
-    if low is not None and high is not None and low > high:
-        return None
-    return Limits(source, low, high, True)
-
-
-def _is(a: Number | None, b: Number | None) -> bool:
-    """Whether both are the same to the bit."""
-    if a is None or b is None:
-        return a is b
-    return bool(a.tobytes() == b.tobytes())
-
-
-def _same_limits(one: Limits, other: Limits) -> bool:
-    return _is(one.low, other.low) and _is(one.high, other.high)
-
-
-def _keeps_open_end(low: Number | None, high: Number | None, outer: Limits, first: Limits) -> bool:
-    """Whether infinity becomes of a Clip without that limit what becomes of it now."""
-    clips = [pair for pair in (outer, first) if pair.clips]
-    open_low = low is not None or any(pair.low is None for pair in clips)
-    open_high = high is not None or any(pair.high is None for pair in clips)
-    return open_low and open_high
-
-
-def _clips(node: ir.Node, inner: ir.Node, at: Rewriter) -> bool:
-    """Whether a Clip can take the place of both.
-
-    Raises:
-        DeclinedError: if the sign of zero would change.
-    """
-    pair = (node, inner)
-    dtype = at.dtype(node.outputs[0])
-    if not at.has_operator("Clip", 6 if dtype == ir.DataType.FLOAT else 12):
-        return False
-    if any(one.op_type == "Clip" for one in pair) or dtype in COMMON_TYPES:
-        _require_signs(at, *pair)
-        return True
-    return False
-
-
-def _require_signs(at: Rewriter, *nodes: ir.Node) -> None:
-    """Raises DeclinedError if one of `nodes` gives a zero another sign.
-
-    In ONNX Runtime, Min and Max with a zero do; Relu and Clip do not.
-    """
-    dtype = at.dtype(nodes[0].outputs[0])
-    if dtype is None or not dtype.is_floating_point():
-        return
-    for node in nodes:
-        if node.op_type in ("Min", "Max") and any(at.is_number(v, 0.0) for v in node.inputs):
-            raise DeclinedError(f"{node.op_type} makes 0 of -0, which Clip and Relu keep")
-
-
-def _become_clip(
-    node: ir.Node, source: ir.Value, low: Number | None, high: Number | None, at: Rewriter
-) -> None:
+def _write(node: ir.Node, at: Rewriter, found: ir.Node, both: _Range) -> None:
+    """Makes `node` a Clip to `both`; where the limit is one of a Clip's, its constant is used."""
+    source = found.inputs[0]
     if at.opset < 11:
-        ends = {"min": low, "max": high}
-        given = {name: float(end) for name, end in ends.items() if end is not None}
+        pairs = {"min": both.low, "max": both.high}
+        given = {name: float(x) for name, x in pairs.items() if x is not None}
         at.become(node, "Clip", [source], given)
         return
-    inputs: list[ir.Value | None] = [source]
-    for name, end in (("min", low), ("max", high)):
-        base = f"{node.outputs[0].name}_{name}"
-        inputs.append(None if end is None else at.constant(np.array(end), base, node))
-    while inputs[-1] is None:
-        inputs.pop()
-    at.become(node, "Clip", inputs)
+    inputs = [source, *(_limit(x, (found, node), at) for x in (both.low, both.high))]
+    at.become(node, "Clip", inputs if inputs[-1] is not None else inputs[:-1])
+
+
+def _limit(number: Number | None, nodes: tuple[ir.Node, ir.Node], at: Rewriter) -> ir.Value | None:
+    if number is None:
+        return None
+    for node in nodes:
+        for value in node.inputs[1:]:
+            array = at.small(value)
+            if array is not None and _number(array) == number:
+                return value
+    node, dtype = nodes[1], at.dtype(nodes[1].outputs[0])
+    data = np.array(number, None if dtype is None else dtype.numpy())
+    return at.constant(data, f"{node.outputs[0].name}_limit", node)
+
+
+def _min_of_max(node: ir.Node, at: Rewriter) -> bool:
+    """Min(Max(x, low), high), or the other way round, of constant scalars -> Clip."""
+    found = at.before(node, 0, *_OTHER[node.op_type]) or at.before(node, 1, *_OTHER[node.op_type])
+    if found is None or len(node.inputs) != 2 or len(found.inputs) != 2:
+        return False
+    outer, inner = (at.operands(n, lambda v: _is_scalar(v, at)) for n in (node, found))
+    if outer is None or inner is None or node.inputs[outer[1]] is not found.outputs[0]:
+        return False
+    source = found.inputs[inner[1]]
+    limits = [found.inputs[inner[0]], node.inputs[outer[0]]]
+    low, high = limits if node.op_type == "Min" else reversed(limits)
+    dtype = at.dtype(source)
+    if dtype not in _FLOATS or not at.has_operator("Clip", 11):
+        return False
+    numbers = [at.scalar(value) for value in (low, high)]
+    if numbers[0] is None or numbers[1] is None or not numbers[0] <= numbers[1]:
+        return False
+    if not all(number and math.isfinite(number) for number in numbers):
+        raise DeclinedError("with a bound of 0, Min and Max give zeros another sign than Clip")
+    at.become(node, "Clip", [source, low, high])
+    return True
+
+
+_OTHER = {"Min": ("Max",), "Max": ("Min",)}
+
+
+def _is_scalar(value: ir.Value | None, at: Rewriter) -> bool:
+    array = at.small(value)
+    return array is not None and array.shape == ()
+
+
+RULES = (
+    Rule("clip-of-clip", ("Clip", "Relu"), _clips),
+    Rule("min-of-max", ("Min", "Max"), _min_of_max),
+)

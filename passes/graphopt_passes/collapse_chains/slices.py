@@ -1,4 +1,4 @@
-"""Slices of what a Slice or a Concat gives."""
+"""Slice of Slice."""
 
 from __future__ import annotations
 
@@ -7,174 +7,109 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from graphopt.ir.facts.data_rules import sliced
-from graphopt.rewriting import DeclinedError, Rewriter
-from graphopt_passes.collapse_chains.common import (
-    axis_of,
-    dim,
-    gives_way,
-    hand_on,
-    ints,
-    normal,
-    vector,
-)
+from graphopt.rewriting import DeclinedError, Rewriter, Rule
+from graphopt_passes.collapse_chains.links import ints, vector
 
-# To Slice, any end from here on is the end of the axis.
-OPEN_END = 2**31 - 1
-# Going backwards, an end that is before the first element of every axis.
-BEFORE_ALL = -(2**31)
+_END = 2**63 - 1  # to the end, whatever the size
+_MAX_USERS = 64
 
 
 @dataclass(frozen=True)
-class Cut:
-    """What a Slice takes of one axis, as it says it."""
+class Bounds:
+    """What a Slice takes along one axis; the step is positive."""
 
     start: int
     end: int
     step: int = 1
 
-    @property
-    def is_open(self) -> bool:
-        return self.end >= OPEN_END
 
-
-def cuts(node: ir.Node, at: Rewriter) -> dict[int, Cut] | None:
-    """What a Slice takes, by axis; None if that is not constant."""
+def bounds_of(node: ir.Node, at: Rewriter) -> dict[int, Bounds] | None:
+    """By axis, counted from 0, what a Slice takes; None if not known, or backwards."""
     starts, ends = ints(node, at, 1, "starts", 10), ints(node, at, 2, "ends", 10)
     axes = ints(node, at, 3, "axes", 10)
-    steps = ints(node, at, 4, "steps", 10) if at.opset >= 10 else []
-    if starts is None or ends is None or axes is None or steps is None:
+    steps = ints(node, at, 4, "steps", 10) if at.opset >= 10 else ()
+    if not starts or not ends or axes is None or steps is None:
         return None
-    places = normal(axes or range(len(starts)), at.rank(node.inputs[0]))
-    steps = steps or [1] * len(starts)
-    if places is None or not len(starts) == len(ends) == len(places) == len(steps):
+    axes, steps = axes or tuple(range(len(starts))), steps or (1,) * len(starts)
+    if not len(starts) == len(ends) == len(axes) == len(steps) or min(steps) < 1:
         return None
-    if len(set(places)) != len(places) or 0 in steps:
-        return None
-    found = zip(places, starts, ends, steps, strict=True)
-    return {axis: Cut(start, end, step) for axis, start, end, step in found}
-
-
-def merge_slices(node: ir.Node, at: Rewriter) -> bool:
-    """A Slice of a Slice is one Slice."""
-    inner = at.producer(node.inputs[0], "Slice")
-    if inner is None:
-        return False
-    first, outer = cuts(inner, at), cuts(node, at)
-    if first is None or outer is None:
-        return False
-    if not gives_way(inner, at, "Slice"):
-        raise DeclinedError("what the first Slice gives is used elsewhere too")
-    dims = at.dims(inner.inputs[0])
-    merged = dict(first)
-    for axis, cut in outer.items():
-        both = cut if axis not in first else _cut_twice(dim(dims, axis), first[axis], cut)
-        if both is None:
-            raise DeclinedError(f"what both take of axis {axis} depends on its size")
-        merged[axis] = both
-    become_slice(node, inner.inputs[0], merged, at)
-    return True
-
-
-def _cut_twice(size: int | None, first: Cut, then: Cut) -> Cut | None:
-    """What `then` takes of what `first` takes of an axis of `size` (None: not known)."""
-    if size is not None:
-        one = sliced(size, first.start, first.end, first.step)
-        two = None if one is None else sliced(len(one), then.start, then.end, then.step)
-        return None if one is None or two is None else _as_cut(one, two)
-    if first.step != 1 or then.step != 1 or first.start < 0 or then.start < 0:
-        return None
-    end = _end_twice(first, then)
-    return None if end is None else Cut(first.start + then.start, end)
-
-
-def _as_cut(one: range, two: range) -> Cut:
-    """The indices `two` of the indices `one`, as a Slice says it."""
-    if not two:
-        return Cut(0, 0)
-    start, last, step = one[two[0]], one[two[-1]], one.step * two.step
-    if len(two) == 1:
-        return Cut(start, start + 1)
-    end = last + (1 if step > 0 else -1)
-    return Cut(start, end if end >= 0 else BEFORE_ALL, step)
-
-
-def _end_twice(first: Cut, then: Cut) -> int | None:
-    """Where both end, whatever the size; their starts count from the front, their steps are 1."""
-    if then.is_open:
-        return first.end
-    if first.is_open:
-        return then.end if then.end < 0 else first.start + then.end
-    if first.end >= 0 and then.end >= 0:
-        return min(first.end, first.start + then.end)
-    return first.end + then.end if first.end < 0 and then.end < 0 else None
-
-
-def become_slice(
-    node: ir.Node, source: ir.Value | None, merged: dict[int, Cut], at: Rewriter
-) -> None:
-    parts = {
-        "starts": [cut.start for cut in merged.values()],
-        "ends": [cut.end for cut in merged.values()],
-        "axes": list(merged),
-    }
-    if at.opset < 10:
-        at.become(node, "Slice", [source], parts)
-        return
-    if any(cut.step != 1 for cut in merged.values()):
-        parts["steps"] = [cut.step for cut in merged.values()]
-    base = node.outputs[0].name
-    values = [vector(at, items, f"{base}_{name}", node) for name, items in parts.items()]
-    at.become(node, "Slice", [source, *values])
-
-
-def slice_of_concat(node: ir.Node, at: Rewriter) -> bool:
-    """A Slice that takes only from one operand of a Concat takes from that operand."""
-    joined = at.producer(node.inputs[0], "Concat")
-    taken = None if joined is None else cuts(node, at)
-    if joined is None or not taken:
-        return False
-    axis = axis_of(joined, 1, at.rank(joined.outputs[0]))
-    cut = None if axis is None else taken.get(axis)
-    if axis is None or cut is None or cut.step != 1:
-        return False
-    total = dim(at.dims(joined.outputs[0]), axis)
-    start, end = _bounds(cut, total)
-    if start is None or end is None or start >= end:
-        return False
-    found = operand_with(joined, axis, start, end, at)
-    if found is None:
-        return False
-    operand, offset, size = found
-    rest = {place: one for place, one in taken.items() if place != axis}
-    whole = (start - offset, end - offset) == (0, size)
-    if whole and not rest:
-        return hand_on(node, operand, at)
-    if at.before(node, 0, "Concat") is None:
-        return False
-    if not whole:
-        rest = {**rest, axis: Cut(start - offset, end - offset)}
-    become_slice(node, operand, rest, at)
-    return True
-
-
-def _bounds(cut: Cut, total: int | None) -> tuple[int | None, int | None]:
-    """The first index that `cut` takes, and the one after the last, if they are known."""
-    if total is not None:
-        chosen = sliced(total, cut.start, cut.end, 1)
-        return (None, None) if chosen is None else (chosen.start, chosen.stop)
-    return (None, None) if cut.start < 0 or cut.end < 0 or cut.is_open else (cut.start, cut.end)
-
-
-def operand_with(
-    joined: ir.Node, axis: int, start: int, end: int, at: Rewriter
-) -> tuple[ir.Value, int, int] | None:
-    """The operand of a Concat that holds `start` to `end`, where it begins, and its size."""
-    offset = 0
-    for value in joined.inputs:
-        size = dim(at.dims(value), axis)
-        if value is None or size is None:
+    if min(axes) < 0:
+        rank = at.rank(node.inputs[0])
+        if rank is None or min(axes) < -rank:
             return None
-        if offset <= start and end <= offset + size:
-            return value, offset, size
-        offset += size
-    return None
+        axes = tuple(axis % rank for axis in axes)
+    if len(set(axes)) != len(axes):
+        return None
+    rows = zip(starts, ends, steps, strict=True)
+    return {axis: Bounds(*row) for axis, row in zip(axes, rows, strict=True)}
+
+
+def _slices(node: ir.Node, at: Rewriter) -> bool:
+    """Slice of Slice -> one."""
+    found = at.before(node, 0, "Slice")
+    first = None if found is None else bounds_of(found, at)
+    second = None if first is None else bounds_of(node, at)
+    if found is None or first is None or second is None:
+        return False
+    if _has_siblings(found, at, first):
+        return False
+    dims = at.dims(found.inputs[0])
+    merged = dict(first)
+    for axis, bounds in second.items():
+        size = dims[axis] if dims is not None and axis < len(dims) else None
+        both = _compose(first.get(axis), bounds, size if isinstance(size, int) else None)
+        if both is None:
+            raise DeclinedError("the two Slices count from the end of an axis of unknown size")
+        merged[axis] = both
+    _write(node, at, found.inputs[0], merged)
+    return True
+
+
+def _has_siblings(node: ir.Node, at: Rewriter, mine: dict[int, Bounds]) -> bool:
+    """Whether another Slice cuts the same value along the axis of `node`: a Split, maybe."""
+    value = node.inputs[0]
+    users = () if value is None else value.uses()
+    if len(mine) != 1 or not 2 <= len(users) <= _MAX_USERS:
+        return False
+    others = (bounds_of(u.node, at) for u in users
+              if u.node is not node and u.idx == 0 and at.is_op(u.node, "Slice"))  # fmt: skip
+    return any(other is not None and other.keys() == mine.keys() for other in others)
+
+
+def _compose(first: Bounds | None, second: Bounds, size: int | None) -> Bounds | None:
+    """What `second` takes of what `first` takes of an axis of `size`; None if it depends on it."""
+    if first is None:
+        return second
+    if size is not None:
+        inner = sliced(size, first.start, first.end, first.step)
+        outer = None if inner is None else sliced(len(inner), second.start, second.end, second.step)
+        if inner is None or outer is None:
+            return None
+        taken = inner[outer.start : outer.stop : outer.step]
+        return Bounds(taken.start, taken.stop, taken.step) if taken else Bounds(0, 0)
+    if min(first.start, first.end, second.start, second.end) < 0:
+        return None
+    # Element j is number start + j * step of the original, as long as both ends are ahead of it.
+    return Bounds(
+        min(first.start + first.step * second.start, _END),
+        min(first.end, first.start + first.step * second.end, _END),
+        min(first.step * second.step, _END),
+    )
+
+
+def _write(node: ir.Node, at: Rewriter, source: ir.Value | None, cuts: dict[int, Bounds]) -> None:
+    axes = sorted(cuts)
+    starts, ends = [cuts[axis].start for axis in axes], [cuts[axis].end for axis in axes]
+    steps = [cuts[axis].step for axis in axes]
+    if at.opset < 10:
+        attributes = {"axes": axes, "starts": starts, "ends": ends}
+        at.become(node, "Slice", [source], attributes)
+        return
+    columns = {"starts": starts, "ends": ends, "axes": axes}
+    if any(step != 1 for step in steps):
+        columns["steps"] = steps
+    inputs = [vector(numbers, what, node, at) for what, numbers in columns.items()]
+    at.become(node, "Slice", [source, *inputs])
+
+
+RULES = (Rule("slice-of-slice", ("Slice",), _slices),)

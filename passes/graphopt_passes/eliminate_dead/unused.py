@@ -22,7 +22,7 @@ class Functions:
 
     def called_by(self, node: ir.Node) -> ir.OperatorIdentifier | None:
         """The key of the function that `node` calls, if it calls one."""
-        return self._keys.get(_normal(node.op_identifier()))
+        return self._keys.get(_normal(node.op_identifier())) if self._keys else None
 
     def is_pure(self, node: ir.Node) -> bool:
         """Whether `node` and all that it contains do nothing but compute outputs."""
@@ -36,6 +36,8 @@ class Functions:
             self._defined[operator] = onnx.defs.has(*operator)
         if not self._defined[operator]:
             return False
+        if not node.attributes:
+            return True
         return all(self.is_pure(inner) for graph in subgraphs(node) for inner in graph)
 
 
@@ -85,8 +87,9 @@ def _detach(node: ir.Node) -> int:
     for index, value in enumerate(node.inputs):
         if value is not None:
             node.replace_input_with(index, None)
-    for graph in subgraphs(node):
-        count += sum(_detach(inner) for inner in graph)
+    if node.attributes:
+        for graph in subgraphs(node):
+            count += sum(_detach(inner) for inner in graph)
     return count
 
 

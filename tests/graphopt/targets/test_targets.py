@@ -73,3 +73,11 @@ def test_importing_targets_is_light() -> None:
     )
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert printed.stdout.decode().strip() == "[]"
+
+
+@pytest.mark.parametrize("target", ALL, ids=lambda target: target.name)
+def test_unwanted_operators_are_operators(target: Target) -> None:
+    import onnx
+
+    assert all(onnx.defs.has(name) for name in target.unwanted_operators)
+    assert ("Attention" in target.unwanted_operators) == (target.family == "tensorrt")
