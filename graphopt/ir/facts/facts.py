@@ -10,6 +10,7 @@ right, since no runtime loads a model with wrong ones.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -92,11 +93,13 @@ class Facts:
         while pending:
             node = pending.popleft()
             waiting.discard(node)
+            oldest = self._unknowns
             before = {value: self._known.pop(value, None) for value in node.outputs}
             for value, fact in before.items():
                 if fact is None or node.graph is None:
                     continue
-                if self[value] == fact:
+                if _is_renamed(self[value], fact, oldest):
+                    self._known[value] = fact
                     continue
                 users = dict.fromkeys(use.node for use in value.uses())
                 pending.extend(user for user in users if user not in waiting)
@@ -200,6 +203,22 @@ def _other_opsets(model: ir.Model, opset: int) -> dict[ir.Graph | None, int]:
         if own and own[0] != opset:
             versions.update(dict.fromkeys((function.graph, *function.subgraphs()), own[0]))
     return versions
+
+
+_UNKNOWN = re.compile(r"\?(\d+)")
+
+
+def _is_renamed(fact: Fact, former: Fact, oldest: int) -> bool:
+    """Whether `fact` is `former`, but for the names of unknown sizes that came after `oldest`."""
+    if fact == former:
+        return True
+    one, other = (_UNKNOWN.split(repr(each)) for each in (fact, former))
+    if one[::2] != other[::2]:
+        return False
+    pairs = set(zip(one[1::2], other[1::2], strict=True))
+    if any(int(new) <= oldest and new != old for new, old in pairs):
+        return False
+    return len(pairs) == len({new for new, _ in pairs}) == len({old for _, old in pairs})
 
 
 def _input(value: ir.Value, number: int) -> Fact:
