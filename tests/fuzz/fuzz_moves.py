@@ -73,7 +73,7 @@ def parts(s: Scope) -> Item:
         pieces = [s.node("Neg", piece) for piece in pieces]
     if s.chance(0.2):
         pieces.reverse()
-    return s.node("Concat", *pieces, axis=axis if s.chance(0.7) else axis - x.rank)
+    return s.node("Concat", *pieces, axis=axis if s.opset < 11 or s.chance(0.7) else axis - x.rank)
 
 
 def concat(s: Scope) -> Item:

@@ -386,3 +386,21 @@ def test_a_value_of_another_node_is_looked_at_again() -> None:
         join.replace_input_with(index, loaded.graph.inputs[0])
     facts.reconsider(join.outputs[0])
     assert [str(dim) for dim in facts.dims(join.outputs[0]) or ()] == ["2*'n'", "4"]
+
+
+def test_renewed_facts_are_those_of_a_new_start() -> None:
+    """Also where the way there used to tell more, and for what depends on it."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 4] x) => (int64[K] y) <int64[2] there = {4, 1}, int64[2] back = {-1, 4}>
+    { t = Reshape (x, there) b = Reshape (t, back) r = Relu (b) y = Shape (r) }"""
+    loaded = ir.from_proto(proto(text))
+    facts = Facts(loaded)
+    _, back, relu, shape = loaded.graph
+    assert facts[shape.outputs[0]].ints() == [1, 4]
+    back.replace_input_with(0, loaded.graph.inputs[0])
+    assert facts[shape.outputs[0]].ints() == [1, 4]
+    facts.renew([back])
+    anew = Facts(loaded)
+    for node in (back, relu, shape):
+        assert facts[node.outputs[0]] == anew[node.outputs[0]]
+    assert facts[shape.outputs[0]].ints() is None

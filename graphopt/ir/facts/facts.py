@@ -10,6 +10,8 @@ right, since no runtime loads a model with wrong ones.
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
@@ -82,15 +84,22 @@ class Facts:
         That may be less than before. But so another run, which does not know the former way, finds
         out the same.
         """
-        pending = dict.fromkeys(nodes)
+        pending = deque(nodes)
+        waiting = set(pending)
         while pending:
-            node, _ = pending.popitem()
+            node = pending.popleft()
+            waiting.discard(node)
+            oldest = self._unknowns
             before = {value: self._known.pop(value, None) for value in node.outputs}
             for value, fact in before.items():
                 if fact is None or node.graph is None:
                     continue
-                if self[value] != fact:
-                    pending.update(dict.fromkeys(use.node for use in value.uses()))
+                if _is_renamed(self[value], fact, oldest):
+                    self._known[value] = fact
+                    continue
+                users = dict.fromkeys(use.node for use in value.uses())
+                pending.extend(user for user in users if user not in waiting)
+                waiting.update(users)
 
     def reconsider(self, value: ir.Value) -> None:
         """Drops the fact of `value` if its shape is not known: another node makes it now."""
@@ -184,6 +193,22 @@ def _rules() -> dict[str, tuple[Rule, ...]]:
 
 RULES = _rules()
 _BRANCHING = frozenset({"If", "Loop"})
+
+
+_UNKNOWN = re.compile(r"\?(\d+)")
+
+
+def _is_renamed(fact: Fact, former: Fact, oldest: int) -> bool:
+    """Whether `fact` is `former`, but for the names of unknown sizes that came after `oldest`."""
+    if fact == former:
+        return True
+    one, other = (_UNKNOWN.split(repr(each)) for each in (fact, former))
+    if one[::2] != other[::2]:
+        return False
+    pairs = set(zip(one[1::2], other[1::2], strict=True))
+    if any(int(new) <= oldest and new != old for new, old in pairs):
+        return False
+    return len(pairs) == len({new for new, _ in pairs}) == len({old for _, old in pairs})
 
 
 def _input(value: ir.Value, number: int) -> Fact:
