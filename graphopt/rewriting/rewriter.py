@@ -208,6 +208,7 @@ class Rewriter:
 
         An initializer of this graph that these rewrites made of the same bytes is used again.
         """
+        data = np.asarray(data)  # numpy makes numbers of what it computes of tensors of rank 0
         if data.nbytes > SHARED_BYTES:
             return add_constant(self.model, self.fresh(base), data, before)
         key = (before.graph, data.dtype, data.shape, data.tobytes())
