@@ -15,7 +15,7 @@ from onnx import numpy_helper
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
 
 from conformance_check import Original, Outcome, verify
-from conformance_engines import all_nodes, difference, has_half, run_ort
+from conformance_engines import HALF_ROUNDING, all_nodes, difference, has_half, run_ort
 from fuzz_models import Feed, grow, larger
 
 from graphopt.pipeline.text import parse
@@ -92,7 +92,7 @@ def _same_numbers(expected: Any, actual: Any, keeps_zeros: bool) -> bool:
 
 def _is_sensitive(original: Original, names: Sequence[str]) -> bool:
     """Whether the original's own outputs move as far when its numbers move by one rounding."""
-    limit = 1e-2 if has_half(original.proto) else None
+    limit = HALF_ROUNDING if has_half(original.proto) else None
     for trial in range(TRIALS):
         generator = np.random.default_rng(trial)
         proto = onnx.ModelProto()
