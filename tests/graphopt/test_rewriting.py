@@ -187,6 +187,20 @@ def test_shared_constants_are_copied_before_they_are_changed() -> None:
     assert held == {"w": [1, 2], "doubled": [2, 4], "v": [2, 6]}
 
 
+def test_a_constant_without_dimensions_may_be_what_numpy_makes_of_it() -> None:
+    @rule("Neg")
+    def minus(node: ir.Node, at: Rewriter) -> bool:
+        number = at.constant(-np.array(1.0, np.float32), "minus_one", node)
+        at.become(node, "Mul", [*node.inputs, number])
+        return True
+
+    result = apply(f"{HEAD} g (float[2] x) => (float[2] y) {{ y = Neg (x) }}", minus)
+    (held,) = result.model.graph.initializers.values()
+    assert held.const_value is not None
+    assert held.const_value.numpy().shape == ()
+    assert held.const_value.numpy() == -1
+
+
 @pytest.mark.parametrize(
     ("small", "large", "keeps"),
     [

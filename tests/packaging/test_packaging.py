@@ -77,8 +77,9 @@ def test_the_wheel_installed_outside_the_checkout(tmp_path: Path) -> None:
         "len([find_pass(name) for name in pass_names()]))"
     )
     (metadata,) = site.glob("*.dist-info")
-    assert (metadata / "entry_points.txt").read_text().count("graphopt_passes.") == 5
+    declared = (ROOT / "pyproject.toml").read_text().count(' = "graphopt_passes.')
+    assert (metadata / "entry_points.txt").read_text().count("graphopt_passes.") == declared
     core, passes, count = python(code, cwd=tmp_path).split()
     assert core.startswith(str(site))
     assert passes.startswith(str(site))
-    assert int(count) >= 6
+    assert int(count) >= declared > 0

@@ -214,6 +214,27 @@ def test_ranges_that_stay(nodes: tuple[str, ...], reason: str) -> None:
     assert bool(reason) == bool(outcome.reasons)
 
 
+@pytest.mark.parametrize(("opset", "expected"), [(11, ["Max", "Min"]), (12, ["Clip"])])
+def test_clip_of_doubles_came_late_to_onnx_runtime(opset: int, expected: list[str]) -> None:
+    outcome = collapse(
+        "(double[n] x) => (double[n] y) <double lo = {-1}, double hi = {6}> "
+        "{ a = Max (x, lo) y = Min (a, hi) }",
+        opset=opset,
+    )
+    assert outcome.operators == expected
+    assert outcome.agrees({"x": EDGES.astype(np.float64)})
+
+
+def test_relu_of_half_precision_makes_one_zero_or_the_other() -> None:
+    outcome = collapse(
+        "(float16[n] x) => (float16[n] y) <float16 lo = {48128}, float16 hi = {17920}> "
+        "{ a = Relu (x) y = Clip (a, lo, hi) }"
+    )
+    assert outcome.operators == ["Relu", "Clip"]
+    assert "half precision" in outcome.reasons
+    assert outcome.agrees({"x": np.array([-0.0], np.float16)})
+
+
 def test_ranges_in_old_models_and_of_integers() -> None:
     outcome = collapse(
         "(float[13] x) => (float[13] y) { a = Relu (x) y = Clip <min = -1.0, max = 6.0> (a) }",

@@ -217,3 +217,35 @@ def test_leading_axes(nodes: str, expected: list[str]) -> None:
     )
     assert outcome.operators == expected
     assert outcome.agrees({"x": numbers(3, 4, 4), "w": numbers(4, 4), "v": numbers(4, 4, 1)})
+
+
+@pytest.mark.parametrize(
+    ("more", "operands", "expected"),
+    [
+        ("", "p, q", ["Relu", "Neg"]),
+        ("", "p, p", ["Relu", "Neg", "Concat", "Split"]),
+        ("", "x, q", ["Relu", "Neg", "Concat", "Split"]),
+        (", float[2, 3] p", "p, q", ["Relu", "Neg", "Concat", "Split"]),
+    ],
+)
+def test_parts_that_are_outputs(more: str, operands: str, expected: list[str]) -> None:
+    """All of them become other values or none does: a Split with one nameless output is invalid."""
+    outcome = collapse(
+        f"(float[2, 3] x) => (float[2, 3] a, float[2, 3] y{more}) {{ p = Relu (x) q = Neg (x) "
+        f"c = Concat <axis = 1> ({operands}) a, y = Split <axis = 1> (c) }}",
+        opset=13,
+    )
+    assert outcome.operators == expected
+    assert ("of the graph" in outcome.reasons) == ("Split" in expected)
+    assert outcome.agrees({"x": numbers(2, 3)})
+
+
+@pytest.mark.parametrize("index", ["int64 i = {4}", "int64[1] i = {-1}", "int64[1, 2] i = {3, 4}"])
+def test_gather_of_concat_keeps_the_rank_of_its_indices(index: str) -> None:
+    rank = index.count(",") + 1 if "[" in index else 0
+    outcome = collapse(
+        f"(float[3, 2] x, float[2, 2] z) => (float[{', '.join('pqr'[: rank + 1])}] y) "
+        f"<{index}> {{ c = Concat <axis = 0> (x, z) y = Gather (c, i) }}"
+    )
+    assert outcome.operators == ["Gather"]
+    assert outcome.agrees({"x": numbers(3, 2), "z": numbers(2, 2)})

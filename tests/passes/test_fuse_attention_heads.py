@@ -9,14 +9,14 @@ from rewriting import Outcome, apply
 from graphopt_passes.fuse_attention import FuseAttention
 
 
-def heads(core: str, after: str = "y = Reshape (o, merged)", result: str = "n, 5, 32") -> Outcome:
+def heads(core: str, after: str = "y = Reshape (o, merged)", result: str = "r, 5, 32") -> Outcome:
     split = "".join(
         f"{x}r = Reshape ({x}, heads) {x}t = Transpose <perm = [0, 2, 1, 3]> ({x}r) " for x in "qkv"
     )
     return apply(
         FuseAttention(),
         text(
-            f"(float[n, 5, 32] q, float[n, 5, 32] k) => (float[{result}] y) "
+            f"(float[n, 5, 32] q, float[b, 5, 32] k) => (float[{result}] y) "
             "<int64[4] heads = {0, 0, 4, 8}, int64[3] merged = {0, 0, -1}, "
             "int64[2] flat = {-1, 32}> "
             f"{{ v = Neg (k) {split} kk = Transpose <perm = [0, 1, 3, 2]> (kt) {core} "
@@ -38,7 +38,7 @@ CORE = "s = MatMul (qt, kk) w = Softmax (s) a = MatMul (w, vt)"
     ],
 )
 def test_split_heads(core: str, after: str, operators: list[str] | None) -> None:
-    outcome = heads(core, after, "n, 5, 32" if "merged" in after else "m, 32")
+    outcome = heads(core, after, "r, 5, 32" if "merged" in after else "m, 32")
     if operators is None:
         assert "Attention" not in outcome.operators
         return
@@ -52,7 +52,7 @@ def test_heads_that_are_not_merged(after: str) -> None:
     outcome = heads(
         f"swapped = Constant <value_ints = [0, 0, 0, 8]> () {CORE.replace('qt', 'kt')}",
         after,
-        "n, 5, 4, 8",
+        "r, 5, 4, 8",
     )
     assert outcome.operators[-3:] == ["Attention", "Transpose", after[4:].split()[0]]
     assert "q_num_heads" not in attributes(outcome)
@@ -121,3 +121,49 @@ def test_heads_that_are_repeated_one_after_the_other() -> None:
     assert outcome.all_operators["Expand"] == 2
     shapes = {"q": (2, 8, 5, 8), "k": (2, 4, 7, 8), "v": (2, 4, 7, 8)}
     assert agrees(outcome, feed(shapes))
+
+
+@pytest.mark.parametrize("perm", ["0, 2, 4, 1, 3", "0, 4, 2, 1, 3"])
+def test_groups_after_other_passes(perm: str) -> None:
+    """The Unsqueeze has become part of the Reshape ahead of it."""
+    heads = "".join(
+        f"{x}s = Reshape ({x}, split) {x}t = Transpose <perm = [{perm}]> ({x}s) "
+        f"{x}e = Expand ({x}t, wide) {x}r = Reshape ({x}e, flat) "
+        for x in "kv"
+    )
+    wide = "2, 4, 2, 7, 8" if perm[3] == "2" else "2, 2, 4, 7, 8"
+    outcome = apply(
+        FuseAttention(),
+        text(
+            "(float[2, 7, 64] x, float[2, 7, 32] k, float[2, 7, 32] v) => (float[2, 7, 64] y) "
+            "<int64[4] whole = {2, 7, 8, 8}, int64[5] split = {2, 7, 4, 8, 1}, "
+            f"int64[5] wide = {{{wide}}}, int64[4] flat = {{2, 8, 7, 8}}, "
+            f"int64[3] merged = {{2, 7, 64}}> {{ r = Reshape (x, whole) "
+            f"q = Transpose <perm = [0, 2, 1, 3]> (r) {heads} "
+            "t = Transpose <perm = [0, 1, 3, 2]> (kr) s = MatMul (q, t) w = Softmax (s) "
+            "a = MatMul (w, vr) b = Transpose <perm = [0, 2, 1, 3]> (a) y = Reshape (b, merged) }"
+        ),
+    )
+    assert (outcome.operators == ["Attention"]) is (perm[3] == "2")
+    shapes = {"x": (2, 7, 64), "k": (2, 7, 32), "v": (2, 7, 32)}
+    assert agrees(outcome, feed(shapes))
+
+
+@pytest.mark.parametrize(
+    "views", ["kh = Reshape (k, one)", "ku = Reshape (k, ones) kh = Squeeze (ku, two)"]
+)
+def test_a_single_head_of_keys_needs_no_transpose(views: str) -> None:
+    outcome = apply(
+        FuseAttention(),
+        text(
+            "(float[2, 5, 32] x, float[2, 7, 8] k) => (float[2, 5, 32] y) "
+            "<int64[4] split = {2, 5, 4, 8}, int64[4] one = {2, 1, 7, 8}, int64[1] two = {2}, "
+            "int64[5] ones = {2, 1, 1, 7, 8}, int64[3] merged = {2, 5, 32}> "
+            f"{{ r = Reshape (x, split) q = Transpose <perm = [0, 2, 1, 3]> (r) {views} "
+            "t = Transpose <perm = [0, 1, 3, 2]> (kh) s = MatMul (q, t) w = Softmax (s) "
+            "a = MatMul (w, kh) b = Transpose <perm = [0, 2, 1, 3]> (a) y = Reshape (b, merged) }"
+        ),
+    )
+    assert outcome.operators == ["Attention"]
+    assert attributes(outcome) == {"scale": 1.0, "q_num_heads": 4, "kv_num_heads": 1}
+    assert agrees(outcome, feed({"x": (2, 5, 32), "k": (2, 7, 8)}))

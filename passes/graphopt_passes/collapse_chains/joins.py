@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from graphopt.ir.facts import Dim, Dims, product
 from graphopt.ir.facts.dimension import Expr, add
-from graphopt.rewriting import Rewriter, Rule
+from graphopt.rewriting import DeclinedError, Rewriter, Rule
 from graphopt_passes.collapse_chains.links import bypass, same_axis, vector
 from graphopt_passes.collapse_chains.slices import bounds_of
 
@@ -57,11 +57,23 @@ def _split_of_concat(node: ir.Node, at: Rewriter) -> bool:
         one, two = at.dims(part), at.dims(operand)
         if not one or not two or one[axis] != two[axis]:
             return False
-    changed = False
-    for part, operand in zip(list(node.outputs), list(concat.inputs), strict=True):
-        if operand is not None and (part.uses() or part.is_graph_output()):
-            changed = at.replace(part, operand) or changed
-    return changed
+    parts = [
+        (part, operand)
+        for part, operand in zip(node.outputs, concat.inputs, strict=True)
+        if operand is not None and (part.uses() or part.is_graph_output())
+    ]
+    outputs = [operand for part, operand in parts if part.is_graph_output()]
+    if len(set(outputs)) != len(outputs) or not all(_can_be_output(v, node) for v in outputs):
+        raise DeclinedError(
+            "an input, a constant or another output would be an output of the graph"
+        )
+    return bool(parts) and all(at.replace(part, operand) for part, operand in parts)
+
+
+def _can_be_output(value: ir.Value, node: ir.Node) -> bool:
+    """Whether `value` can be an output of the graph of `node`, under another name."""
+    producer = value.producer()
+    return producer is not None and producer.graph is node.graph and not value.is_graph_output()
 
 
 def _slice_of_concat(node: ir.Node, at: Rewriter) -> bool:
@@ -166,7 +178,7 @@ def _gather_of_concat(node: ir.Node, at: Rewriter) -> bool:
         if indices.ndim == 1 and wanted.tolist() == list(range(start, end)):
             return bypass(node, at, operand)
         if lone and start <= wanted.min() and wanted.max() < end:
-            shifted = (wanted - start).astype(np.int64)
+            shifted = np.asarray(wanted - start, np.int64)
             name = f"{node.outputs[0].name}_indices"
             at.become(node, "Gather", [operand, at.constant(shifted, name, node)], {"axis": axis})
             return True

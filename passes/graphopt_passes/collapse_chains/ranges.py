@@ -21,6 +21,8 @@ from graphopt_passes.collapse_chains.links import bypass, input_of
 Number = float  # or int, exactly
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
+_HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
 
 @dataclass(frozen=True)
 class _Range:
@@ -85,6 +87,8 @@ def _clips(node: ir.Node, at: Rewriter) -> bool:
     both = first.then(second)
     if dtype is None or (found.op_type == "Relu" and both.high is None):
         return False  # a Relu lets infinity pass, a Clip without a limit does not
+    if dtype in _HALVES and "Relu" in (node.op_type, found.op_type):
+        raise DeclinedError("which zero a Relu of half precision gives depends on where it is")
     if 0 in (both.low, both.high) and first.clip(0) != 0:
         raise DeclinedError("-0 would stay where the two make it 0")
     if both == first and found.op_type == "Clip":
@@ -132,7 +136,9 @@ def _min_of_max(node: ir.Node, at: Rewriter) -> bool:
     limits = [found.inputs[inner[0]], node.inputs[outer[0]]]
     low, high = limits if node.op_type == "Min" else reversed(limits)
     dtype = at.dtype(source)
-    if dtype not in _FLOATS or not at.has_operator("Clip", 11):
+    # ONNX Runtime has no Clip of opset 11 for other types than float.
+    since = 11 if dtype == ir.DataType.FLOAT else 12
+    if dtype not in _FLOATS or not at.has_operator("Clip", since):
         return False
     numbers = [at.scalar(value) for value in (low, high)]
     if numbers[0] is None or numbers[1] is None or not numbers[0] <= numbers[1]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.ir.facts import Dims, product
 from graphopt.rewriting import Rewriter, Rule
 
+_VIEWS = ("Reshape", "Squeeze", "Unsqueeze")
 _SWAP = (0, 2, 1, 3)  # (batch, sequence, heads, features) to and from (batch, heads, ...)
 _UNPACK = (2, 0, 3, 1, 4)  # (batch, sequence, 3, heads, features) to (3, batch, heads, ...)
 
@@ -82,15 +84,47 @@ def _split_heads(node: ir.Node, at: Rewriter) -> bool:
     heads = (shapes[0][1], shapes[1][1])
     if not isinstance(heads[0], int) or not isinstance(heads[1], int) or shapes[2][1] != heads[1]:
         return False
-    sources: list[ir.Value | None] = []
-    for value, dims in zip(node.inputs[:3], shapes, strict=True):
-        reshape = at.producer(_transposed(value, at, _SWAP), "Reshape")
-        merged = (dims[0], dims[2], product((dims[1], dims[3])))
-        if reshape is None or at.dims(reshape.inputs[0]) != merged:
-            return False
-        sources.append(reshape.inputs[0])
+    sources = [_unsplit(v, at, dims) for v, dims in zip(node.inputs[:3], shapes, strict=True)]
+    if any(source is None for source in sources):
+        return False
     _attend(node, at, merge, sources, (heads[0], heads[1]))
     return True
+
+
+def _unsplit(value: ir.Value | None, at: Rewriter, dims: Dims) -> ir.Value | None:
+    """What heads were split off to make `value` of `dims`. Axes of size 1 may come and go."""
+    batch, heads, length, features = dims
+    outer = at.producer(value, *_VIEWS)
+    if heads == 1 and outer is not None:
+        return _view_of(outer, at, (batch, length, features))
+    transpose = at.producer(value if outer is None else outer.inputs[0], "Transpose")
+    reshape = None if transpose is None else at.producer(transpose.inputs[0], "Reshape")
+    middle = None if reshape is None else at.dims(reshape.outputs[0])
+    if transpose is None or reshape is None or middle is None:
+        return None
+    if at.dims(reshape.inputs[0]) != (batch, length, product((heads, features))):
+        return None
+    whole = (batch, length, heads, features)
+    axes = [axis for axis, dim in enumerate(middle) if dim != 1]
+    wanted = [axis for axis, dim in enumerate(whole) if dim != 1]
+    if [middle[axis] for axis in axes] != [whole[axis] for axis in wanted]:
+        return None
+    order = transpose.attributes.get_ints("perm", tuple(reversed(range(len(middle)))))
+    moved = [axes.index(axis) for axis in order if axis in axes]
+    swapped = [wanted.index(axis) for axis in _SWAP if axis in wanted]
+    return reshape.inputs[0] if moved == swapped else None
+
+
+def _view_of(node: ir.Node, at: Rewriter, dims: Dims) -> ir.Value | None:
+    """What a Reshape or two make a value of, if it has `dims`."""
+    for _ in range(2):
+        if at.dims(node.inputs[0]) == dims:
+            return node.inputs[0]
+        found = at.producer(node.inputs[0], *_VIEWS)
+        if found is None:
+            return None
+        node = found
+    return None
 
 
 def _packed_heads(node: ir.Node, at: Rewriter) -> bool:
@@ -143,37 +177,40 @@ def _repeated_heads(node: ir.Node, at: Rewriter) -> bool:
     shapes = _inputs(node, at)
     if shapes is None or shapes[0][1] != shapes[1][1] or shapes[1][1] != shapes[2][1]:
         return False
-    keys, values = (_unrepeated(node.inputs[i], at, shapes[i]) for i in (1, 2))
-    if keys is None or values is None:
+    expands = [_repeating(node.inputs[i], at, shapes[i]) for i in (1, 2)]
+    sources = [at.dims(expand.inputs[0]) for expand in expands if expand is not None]
+    if len(sources) != 2 or not sources[0] or not sources[1] or sources[0][1] != sources[1][1]:
         return False
-    one, other = at.dims(keys), at.dims(values)
-    if one is None or other is None or one[1] != other[1]:
-        return False
-    at.become(
-        node,
-        "Attention",
-        [node.inputs[0], keys, values, *node.inputs[3:]],
-        {name: attribute.value for name, attribute in node.attributes.items()},
-    )
+    inputs = [_unrepeated(expand, node, at) for expand in expands if expand is not None]
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    at.become(node, "Attention", [node.inputs[0], *inputs, *node.inputs[3:]], attributes)
     return True
 
 
-def _unrepeated(value: ir.Value | None, at: Rewriter, dims: Dims) -> ir.Value | None:
-    """What Unsqueeze, Expand and Reshape make `value` of by repeating each head in its place."""
+def _repeating(value: ir.Value | None, at: Rewriter, dims: Dims) -> ir.Node | None:
+    """The Expand that repeats each head in its place, from (batch, heads, 1, ...), for `value`."""
     reshape = at.producer(value, "Reshape")
     expand = None if reshape is None else at.producer(reshape.inputs[0], "Expand")
-    inner = None if expand is None else at.producer(expand.inputs[0], "Unsqueeze", "Reshape")
-    source = None if inner is None else at.dims(inner.inputs[0])
-    if inner is None or expand is None or source is None or len(source) != 4:
+    source = None if expand is None else at.dims(expand.inputs[0])
+    repeated = None if expand is None else at.dims(expand.outputs[0])
+    if source is None or repeated is None or len(source) != 5 or len(repeated) != 5:
         return None
-    batch, heads, length, features = source
-    repeated = at.dims(expand.outputs[0])
-    if at.dims(expand.inputs[0]) != (batch, heads, 1, length, features) or repeated is None:
-        return None
-    if len(repeated) != 5 or repeated != (batch, heads, repeated[2], length, features):
-        return None
+    batch, heads, one, length, features = source
     whole = (batch, product((heads, repeated[2])), length, features)
-    return inner.inputs[0] if dims == whole and isinstance(heads, int) else None
+    if one != 1 or repeated != (batch, heads, repeated[2], length, features) or dims != whole:
+        return None
+    return expand if isinstance(heads, int) else None
+
+
+def _unrepeated(expand: ir.Node, node: ir.Node, at: Rewriter) -> ir.Value:
+    """The heads that `expand` repeats, without the axis along which it does."""
+    value = expand.inputs[0]
+    inner = at.producer(value, "Unsqueeze", "Reshape")
+    source, dims = None if inner is None else inner.inputs[0], at.dims(value) or ()
+    if source is not None and at.dims(source) == (*dims[:2], *dims[3:]):
+        return source
+    axes = at.constant(np.array([2], np.int64), f"{node.outputs[0].name}_axes", node)
+    return at.insert(node, "Squeeze", [value, axes])
 
 
 RULES = (
