@@ -1,8 +1,8 @@
-"""CPU time of the simplifying passes on long chains: it has to grow linearly with their length.
+"""CPU time of the lossless passes on long chains: it has to grow linearly with their length.
 
     python tools/bench_chain.py [NODES ...]
 
-Each chain goes once through fold-constants and eliminate-dead; loading is not counted.
+Each chain goes through the preset `lossless`; loading is not counted.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from onnx import TensorProto, helper
 
 from graphopt.ir import count_nodes, load
 from graphopt.pipeline.base import PassContext
-from graphopt_passes.eliminate_dead import EliminateDead
-from graphopt_passes.fold_constants import FoldConstants
+from graphopt.pipeline.runner import run
+from graphopt.pipeline.text import parse
 
 Chain = Callable[[int], onnx.ModelProto]
 
@@ -76,24 +76,59 @@ def shapes(length: int) -> onnx.ModelProto:
     return _model([*nodes, last], [first, axes, rest])
 
 
+def factors(length: int) -> onnx.ModelProto:
+    """Scales and shifts by constants, all of which become one of each."""
+    weights, nodes = [], []
+    for i in range(length):
+        weights.append(helper.make_tensor(f"k{i}", TensorProto.FLOAT, [3], [1.01, 0.99, 1.0]))
+        operator = ("Mul", "Add")[i % 2]
+        nodes.append(helper.make_node(operator, [f"v{i}", f"k{i}"], [f"v{i + 1}"], name=f"n{i}"))
+    return _model([*nodes, helper.make_node("Relu", [f"v{length}"], ["y"])], weights)
+
+
+def transposes(length: int) -> onnx.ModelProto:
+    """Pairs of Transposes with an activation between."""
+    nodes = []
+    for i in range(length):
+        turn = {"perm": [1, 0]} if i % 2 == 0 else {}
+        operator = "Transpose" if turn else "Sigmoid"
+        nodes.append(helper.make_node(operator, [f"v{i}"], [f"v{i + 1}"], name=f"n{i}", **turn))
+    last = {"perm": [1, 0]} if (length + 1) // 2 % 2 else {}
+    return _model(
+        [*nodes, helper.make_node("Transpose" if last else "Relu", [f"v{length}"], ["y"], **last)],
+        [],
+    )
+
+
+def reshapes(length: int) -> onnx.ModelProto:
+    """To three dimensions and back, over and over."""
+    two = helper.make_tensor("two", TensorProto.INT64, [2], [-1, 3])
+    three = helper.make_tensor("three", TensorProto.INT64, [3], [-1, 1, 3])
+    nodes = [
+        helper.make_node("Reshape", [f"v{i}", ("three", "two")[i % 2]], [f"v{i + 1}"])
+        for i in range(length)
+    ]
+    return _model([*nodes, helper.make_node("Reshape", [f"v{length}", "two"], ["y"])], [two, three])
+
+
 def _step(op_type: str, i: int) -> onnx.NodeProto:
     return helper.make_node(op_type, [f"v{i}"], [f"v{i + 1}"], name=f"n{i}")
 
 
 def main() -> None:
     lengths = [int(text) for text in sys.argv[1:]] or [5_000, 20_000]
-    chains: list[Chain] = [live, identities, constants, dead, shapes]
-    print("chain        nodes  fold-constants s  eliminate-dead s  nodes left")
+    chains: list[Chain] = [
+        *(live, identities, constants, dead, shapes),
+        *(factors, transposes, reshapes),
+    ]
+    print("chain        nodes  lossless s  nodes left")
     for chain in chains:
         for length in lengths:
             model = load(chain(length))
-            spent = []
-            for step in (FoldConstants(), EliminateDead()):
-                start = time.process_time()
-                step.run(model, PassContext())
-                spent.append(time.process_time() - start)
-            left = count_nodes(model)
-            print(f"{chain.__name__:12}{length:6}{spent[0]:18.2f}{spent[1]:18.2f}{left:12}")
+            start = time.process_time()
+            result = run(parse("lossless"), model, PassContext()).model
+            spent = time.process_time() - start
+            print(f"{chain.__name__:12}{length:6}{spent:12.2f}{count_nodes(result):12}")
 
 
 if __name__ == "__main__":

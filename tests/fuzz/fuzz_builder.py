@@ -110,6 +110,14 @@ class Scope:
             self.nodes.append(helper.make_node("Constant", [], [item.name], value=tensor))
         return item
 
+    def initializer(self, array: np.ndarray) -> Item:
+        """An initializer of its own."""
+        if self.is_function:
+            raise Misfit
+        item = Item(self.name(), array.dtype, array.shape, array)
+        self.weights.append(numpy_helper.from_array(array, item.name))
+        return item
+
     def ints(self, *numbers: int) -> Item:
         return self.constant(np.array(numbers, np.int64))
 

@@ -110,7 +110,8 @@ def rectifier(s: Scope) -> Item:
 
 def softmax(s: Scope) -> Item:
     x = s.floats(1)
-    axis = s.random.choice([-1, x.rank - 1, s.random.randrange(x.rank)])
+    axis = s.random.choice([x.rank - 1, x.rank - 1, s.random.randrange(x.rank)])
+    axis -= x.rank if s.opset >= 11 and s.chance(0.5) else 0
     top = (
         s.node("ReduceMax", x, axes=[axis]) if s.opset < 18 else s.with_axes("ReduceMax", x, [axis])
     )
@@ -133,7 +134,7 @@ def plain_softmax(s: Scope) -> Item:
 
 def normalization(s: Scope) -> Item:
     x = s.floats(2)
-    axes = [-1] if s.chance(0.6) else axes_of(s, x)
+    axes = [-1 if s.opset >= 11 else x.rank - 1] if s.chance(0.6) else axes_of(s, x)
     if any(x.shape[axis] < 2 for axis in axes):
         raise Misfit
     mean = s.with_axes("ReduceMean", x, axes)

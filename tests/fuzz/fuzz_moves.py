@@ -73,7 +73,7 @@ def parts(s: Scope) -> Item:
         pieces = [s.node("Neg", piece) for piece in pieces]
     if s.chance(0.2):
         pieces.reverse()
-    return s.node("Concat", *pieces, axis=axis if s.chance(0.7) else axis - x.rank)
+    return s.node("Concat", *pieces, axis=axis if s.opset < 11 or s.chance(0.7) else axis - x.rank)
 
 
 def concat(s: Scope) -> Item:
@@ -136,7 +136,9 @@ def view(s: Scope) -> Item:
             raise Misfit
         if s.chance(0.2):
             return s.node("Squeeze", x)
-        return s.with_axes("Squeeze", x, s.random.sample(ones, s.random.randint(1, len(ones))))
+        return s.with_axes(
+            "Squeeze", x, sorted(s.random.sample(ones, s.random.randint(1, len(ones))))
+        )
     if kind == 2:
         return s.node("Flatten", x, axis=s.random.randint(0, x.rank))
     return s.reshape(x, _other_shape(s, x))

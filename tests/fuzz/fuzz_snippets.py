@@ -15,13 +15,13 @@ UNARY += ("Softplus", "Softsign", "HardSigmoid", "Elu", "LeakyRelu", "Sin", "Cos
 BINARY = ("Add", "Sub", "Mul", "Div", "Min", "Max", "Add", "Mul")
 
 
-def axes_of(s: Scope, x: Item, count: int | None = None, negative: bool = True) -> list[int]:
+def axes_of(s: Scope, x: Item, count: int | None = None) -> list[int]:
     """Some axes of `x`, in order, a few of them counted from the end."""
     if not x.rank:
         raise Misfit
     number = s.random.randint(1, x.rank) if count is None else count
     axes = sorted(s.random.sample(range(x.rank), min(number, x.rank)))
-    if negative and s.chance(0.3):
+    if s.opset >= 11 and s.chance(0.3):
         axes = [axis - x.rank for axis in axes]
     return axes
 

@@ -330,23 +330,6 @@ def test_what_a_loop_carries_may_change_its_shape() -> None:
     assert facts_of(proto(text))["y"] == Fact(ir.DataType.FLOAT)
 
 
-def test_functions_are_read_in_their_own_opset() -> None:
-    """At opset 11 the axes of a Squeeze are an attribute, at 17 an input."""
-    text = """<ir_version: 9, opset_import: ["" : 17, "own" : 1]>
-    g (float[1, 1, 3] x) => (float[1, 1, 3] y) { y = own.f (x) }
-    <domain: "own", opset_import: ["" : 11]> f (a) => (b) {
-        c = Constant <value = float[1, 1, 3] {1, 2, 3}> ()
-        d = Squeeze <axes = [0]> (c)
-        b = Add (a, d)
-    }"""
-    loaded = ir.from_proto(onnx.parser.parse_model(text))
-    facts = Facts(loaded)
-    (function,) = loaded.functions.values()
-    squeeze = function[1]
-    assert facts.dims(squeeze.outputs[0]) == (1, 3)
-    assert (facts.opset, facts.opset_of(squeeze), facts.opset_of(loaded.graph[0])) == (17, 11, 17)
-
-
 def test_attributes_that_are_parameters_are_not_known() -> None:
     text = """<ir_version: 9, opset_import: ["" : 17, "own" : 1]>
     g (float[1, 3] x) => (float[3] y) { y = own.f <to = 1> (x) }
@@ -390,3 +373,34 @@ def test_facts_can_be_forgotten() -> None:
     assert facts[result] == known
     facts.forget(shape)
     assert facts[shape].items == known.dims
+
+
+def test_a_value_of_another_node_is_looked_at_again() -> None:
+    body = "s = SequenceConstruct (x, x) y = ConcatFromSequence <axis = 0> (s)"
+    loaded = ir.from_proto(model(body, "float[n, 4] x"))
+    facts, join = Facts(loaded), loaded.graph[1]
+    assert facts.dims(join.outputs[0]) is None
+    join.op_type = "Concat"
+    join.resize_inputs(2)
+    for index in range(2):
+        join.replace_input_with(index, loaded.graph.inputs[0])
+    facts.reconsider(join.outputs[0])
+    assert [str(dim) for dim in facts.dims(join.outputs[0]) or ()] == ["2*'n'", "4"]
+
+
+def test_renewed_facts_are_those_of_a_new_start() -> None:
+    """Also where the way there used to tell more, and for what depends on it."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 4] x) => (int64[K] y) <int64[2] there = {4, 1}, int64[2] back = {-1, 4}>
+    { t = Reshape (x, there) b = Reshape (t, back) r = Relu (b) y = Shape (r) }"""
+    loaded = ir.from_proto(proto(text))
+    facts = Facts(loaded)
+    _, back, relu, shape = loaded.graph
+    assert facts[shape.outputs[0]].ints() == [1, 4]
+    back.replace_input_with(0, loaded.graph.inputs[0])
+    assert facts[shape.outputs[0]].ints() == [1, 4]
+    facts.renew([back])
+    anew = Facts(loaded)
+    for node in (back, relu, shape):
+        assert facts[node.outputs[0]] == anew[node.outputs[0]]
+    assert facts[shape.outputs[0]].ints() is None

@@ -10,6 +10,8 @@ right, since no runtime loads a model with wrong ones.
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
@@ -37,17 +39,17 @@ class Facts:
     """What is certain about the values of `model`; see `Fact`.
 
     A fact stays true as long as its value goes on to mean the same: passes that change what a value
-    is must make a new value, or tell with `forget`.
+    is must make a new value, or tell with `forget`. Functions are read by the model's opset: theirs
+    may be another one only if it has the same versions of the operators in them.
     """
 
     def __init__(self, model: ir.Model) -> None:
         self.opset = default_opset(model)
-        self._opsets = _other_opsets(model, self.opset)
         self._replaced = replaced_operators(model)
         self._has_functions = bool(model.functions)
         self._known: dict[ir.Value, Fact] = {}
-        self._onnx: dict[int, OnnxRules] = {}
         self._unknowns = 0
+        self._onnx = OnnxRules(self.opset, self._unknown)
         self.batch_symbols: set[str] = set()
         """The symbols that are the first dimension of an input."""
         for number, value in enumerate(model.graph.inputs):
@@ -71,10 +73,6 @@ class Facts:
         dims = self[value].dims
         return None if dims is None else len(dims)
 
-    def opset_of(self, node: ir.Node) -> int:
-        """The version of the default domain in the function of `node`, or in the model."""
-        return self._opsets.get(node.graph, self.opset) if self._opsets else self.opset
-
     def forget(self, value: ir.Value) -> None:
         """Drops the fact of `value`, which has changed. Those of what depends on it stay."""
         self._known.pop(value, None)
@@ -86,15 +84,28 @@ class Facts:
         That may be less than before. But so another run, which does not know the former way, finds
         out the same.
         """
-        pending = dict.fromkeys(nodes)
+        pending = deque(nodes)
+        waiting = set(pending)
         while pending:
-            node, _ = pending.popitem()
+            node = pending.popleft()
+            waiting.discard(node)
+            oldest = self._unknowns
             before = {value: self._known.pop(value, None) for value in node.outputs}
             for value, fact in before.items():
                 if fact is None or node.graph is None:
                     continue
-                if self[value] != fact:
-                    pending.update(dict.fromkeys(use.node for use in value.uses()))
+                if _is_renamed(self[value], fact, oldest):
+                    self._known[value] = fact
+                    continue
+                users = dict.fromkeys(use.node for use in value.uses())
+                pending.extend(user for user in users if user not in waiting)
+                waiting.update(users)
+
+    def reconsider(self, value: ir.Value) -> None:
+        """Drops the fact of `value` if its shape is not known: another node makes it now."""
+        known = self._known.get(value)
+        if known is not None and known.dims is None:
+            del self._known[value]
 
     def refine(self) -> None:
         """Drops what was not wholly known, since more has become constant."""
@@ -147,7 +158,7 @@ class Facts:
             return self._control_flow(node)
         known = self._known
         facts = [NOTHING if value is None else known[value] for value in node.inputs]
-        operation = Operation(node, self.opset_of(node), facts, self._unknown)
+        operation = Operation(node, self.opset, facts, self._unknown)
         for rule in RULES.get(op, ()):
             fact = rule(operation)
             if fact is not None:
@@ -156,9 +167,7 @@ class Facts:
         found = None if several is None else several(operation)
         if found is not None or (node.attributes and next(subgraphs(node), None) is not None):
             return found
-        if operation.opset not in self._onnx:
-            self._onnx[operation.opset] = OnnxRules(operation.opset, self._unknown)
-        return self._onnx[operation.opset].infer(operation)
+        return self._onnx.infer(operation)
 
     def _unknown(self) -> Expr:
         self._unknowns += 1
@@ -186,14 +195,20 @@ RULES = _rules()
 _BRANCHING = frozenset({"If", "Loop"})
 
 
-def _other_opsets(model: ir.Model, opset: int) -> dict[ir.Graph | None, int]:
-    """The versions of the default domain in the graphs of functions that have another one."""
-    versions: dict[ir.Graph | None, int] = {}
-    for function in model.functions.values():
-        own = [v for d, v in function.opset_imports.items() if d in DEFAULT_DOMAINS]
-        if own and own[0] != opset:
-            versions.update(dict.fromkeys((function.graph, *function.subgraphs()), own[0]))
-    return versions
+_UNKNOWN = re.compile(r"\?(\d+)")
+
+
+def _is_renamed(fact: Fact, former: Fact, oldest: int) -> bool:
+    """Whether `fact` is `former`, but for the names of unknown sizes that came after `oldest`."""
+    if fact == former:
+        return True
+    one, other = (_UNKNOWN.split(repr(each)) for each in (fact, former))
+    if one[::2] != other[::2]:
+        return False
+    pairs = set(zip(one[1::2], other[1::2], strict=True))
+    if any(int(new) <= oldest and new != old for new, old in pairs):
+        return False
+    return len(pairs) == len({new for new, _ in pairs}) == len({old for _, old in pairs})
 
 
 def _input(value: ir.Value, number: int) -> Fact:

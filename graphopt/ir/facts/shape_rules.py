@@ -111,15 +111,16 @@ def _concat(op: Operation) -> Fact | None:
     axis = op.axis(1 if op.opset < 4 else 0, len(shapes[0]))
     if axis is None:
         return None
+    # ONNX Runtime does not look at the other dimensions of what is empty.
+    full = [shape for shape in shapes if 0 not in shape] or shapes
+    total: Dim = 0
+    for shape in shapes:
+        total = add(total, shape[axis])
     dims: list[Dim] = []
-    for index, column in enumerate(zip(*shapes, strict=True)):
-        if index == axis:
-            total: Dim = 0
-            for dim in column:
-                total = add(total, dim)
-            dims.append(total)
-        else:  # they must be equal: a number among them is the most that can be known
-            dims.append(next((dim for dim in column if isinstance(dim, int)), column[0]))
+    for column in zip(*full, strict=True):
+        # They must be equal: a number among them is the most that can be known.
+        dims.append(next((dim for dim in column if isinstance(dim, int)), column[0]))
+    dims[axis] = total
     return Fact(op.fact(0).dtype, tuple(dims))
 
 

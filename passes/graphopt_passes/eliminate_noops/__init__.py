@@ -18,12 +18,14 @@ class EliminateNoops(Pass):
     """Remove operators that hand on their input as it is.
 
     - Identity, Dropout in inference mode, Cast and CastLike to the type that a value has already,
-      elements of sequences and optionals that are made in the model.
+      elements of sequences and optionals that are made in the model, and how many there are.
     - Reshape, Expand, Flatten, Squeeze, Unsqueeze, Tile, Slice, Split, Transpose, Pad, Gather,
       DepthToSpace and Concat that leave shape and order as they are, dynamic dimensions included;
-      inputs of a Concat that are empty; scatters that overwrite everything.
+      inputs of a Concat that are empty; scatters that overwrite everything, Gathers by a Range
+      over everything, Trilu of a triangle that is all, Einsum that keeps the axes.
     - Arithmetic and logic with a neutral element (times 1, to the power of 1, minus +0.0, plus
-      -0.0, and true, ...), a Where that always takes one branch, a Sum or Max of one operand.
+      -0.0, and true, ...), a Where that always takes one branch, a Sum or Max of one operand
+      or of one value, limits that the type has anyway.
     - Poolings, reductions and Resizes that look at one element at a time.
     - What the node before has done already: Relu of what is not negative, rounding of what is
       rounded, Abs of Abs.

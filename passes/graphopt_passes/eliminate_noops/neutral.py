@@ -128,7 +128,8 @@ def _clip(node: ir.Node, at: Rewriter) -> ir.Value | None:
     if dtype in _FLOATS:
         if not bounds:
             raise DeclinedError("without bounds it makes an infinity the largest number")
-        return None
+        infinite = [at.scalar(bound) for bound in bounds] == [-math.inf, math.inf]
+        return node.inputs[0] if infinite else None
     if not dtype.is_integer() or dtype.bitwidth < 8:
         return None
     limits = np.iinfo(dtype.numpy())

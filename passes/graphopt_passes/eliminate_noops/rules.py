@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from graphopt.rewriting import Rule
-from graphopt_passes.eliminate_noops import copies, moves, neutral, repeated, windows
+from graphopt_passes.eliminate_noops import (
+    containers,
+    copies,
+    limits,
+    moves,
+    neutral,
+    repeated,
+    wholes,
+    windows,
+)
 
 RULES: tuple[Rule, ...] = (
     *copies.RULES,
@@ -11,4 +20,7 @@ RULES: tuple[Rule, ...] = (
     *neutral.RULES,
     *windows.RULES,
     *repeated.RULES,
+    *limits.RULES,
+    *wholes.RULES,
+    *containers.RULES,
 )

@@ -204,6 +204,19 @@ GRAPHS = (
         "{ r = Gather <axis = 0> (x, rows) y = Gather <axis = 0> (r, row) }",
     ),
     Graph(
+        "gather_of_an_operand_by_a_number",
+        "the same of the number that is left of an index into a Concat",
+        "g (float[2, 3] x, float[2, 3] z) => (float[3] y) <int64 row = {3}> "
+        "{ c = Concat <axis = 0> (x, z) y = Gather <axis = 0> (c, row) }",
+    ),
+    Graph(
+        "concat_with_nothing",
+        "an empty operand says nothing about the other dimensions, which ONNX Runtime never checks",
+        "g (float[N, 2] x) => (int64[2] y) <float[3, 0] nothing = {}> "
+        "{ c = Concat <axis = 1> (x, nothing) y = Shape (c) }",
+        fixed={"x": np.ones((5, 2), np.float32)},
+    ),
+    Graph(
         "view_that_is_none_once_the_way_there_is_short",
         "what a Reshape gives is known better once it comes straight from its source, and another "
         "run must find no more than the first",
