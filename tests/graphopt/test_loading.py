@@ -67,7 +67,7 @@ def test_a_model_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
             graphopt.load(path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200), st.integers(0, 400))
 @example(b"\x80", 60)  # a name that is not UTF-8
 def test_garbage_spliced_into_a_model_never_escapes_as_another_error(

@@ -87,13 +87,13 @@ def test_what_is_left_out() -> None:
     same_as_plain(WHOLE)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.binary(max_size=30), st.sampled_from(range(len(WHOLE))), st.integers(0, 30))
 def test_garbage_anywhere(garbage: bytes, at: int, over: int) -> None:
     same_as_plain(WHOLE[:at] + garbage + WHOLE[at + over :])
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.integers(0, len(WHOLE) - 1).filter(lambda i: WHOLE[i : i + 4] != bytes(4)), st.data())
 def test_one_byte_is_another(at: int, data: st.DataObject) -> None:
     byte = data.draw(st.integers(0, 255))
@@ -123,7 +123,7 @@ def structural_positions() -> list[int]:
     return sorted(set(found))
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(st.sampled_from(structural_positions()), st.integers(0, 255))
 def test_a_tag_or_a_length_is_another(at: int, byte: int) -> None:
     same_as_plain(WHOLE[:at] + bytes([byte]) + WHOLE[at + 1 :])
