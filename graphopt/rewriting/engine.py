@@ -39,7 +39,7 @@ class _Engine:
                 if operator not in replaced:
                     self._rules.setdefault(operator, []).append(rule)
         self.counts: Counter[str] = Counter()
-        self._declined: dict[tuple[str, ir.Node], str] = {}
+        self._declined: dict[tuple[Rule, ir.Node], str] = {}
         self._model = model
         self._queue = deque(node for node in context.analyses.nodes(model) if self._has_rules(node))
         self._queued = set(self._queue)
@@ -82,9 +82,9 @@ class _Engine:
             try:
                 changed = rule.apply(node, self._at)
             except DeclinedError as reason:
-                self._declined[rule.name, node] = str(reason)
+                self._declined[rule, node] = str(reason)
                 continue
-            self._declined.pop((rule.name, node), None)
+            self._declined.pop((rule, node), None)
             if changed:
                 self._count(rule, node)
                 return True
@@ -102,7 +102,7 @@ class _Engine:
     def declined(self) -> list[Declined]:
         """The near misses of the nodes that are still there."""
         return [
-            Declined.of(name, node, reason)
-            for (name, node), reason in self._declined.items()
+            Declined.of(rule.name, node, reason)
+            for (rule, node), reason in self._declined.items()
             if node.graph is not None
         ]
