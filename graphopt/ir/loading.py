@@ -101,7 +101,7 @@ def _load_path(path: Path) -> ir.Model:
 
 def _skeleton(path: Path) -> Skeleton | None:
     """The model in `path` without its large weights; None if it is to be read as a whole."""
-    file = WeightFile(path)
+    file = WeightFile(path.resolve())  # ONNX Runtime refuses weights behind a link
     if file.size > LARGEST_MESSAGE_BYTES:  # no need to read it to find that out
         raise _no_model(str(path))
     return without_weights(file) if file.size > LARGE_TENSOR_BYTES else None

@@ -127,3 +127,15 @@ def test_the_sizes_of_many_parts_stay_where_shape_inference_reads_them(tmp_path:
     assert direct.run(None, {"x": X})[0].tobytes() == X[:, -1:].tobytes()
     graphopt.ir.infer_shapes(loaded)
     assert graphopt.ir.static_shape(loaded.graph[0].outputs[7]) == (3, 1)
+
+
+def test_a_model_behind_a_link_runs(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here").mkdir()
+    graphopt.save(big_model(2000), tmp_path / "there" / "m.onnx")
+    link = tmp_path / "here" / "m.onnx"
+    link.symlink_to(tmp_path / "there" / "m.onnx")
+    x = np.ones((1, 2000), np.float32)
+    (expected,) = Session(big_model(2000)).run({"x": x}).values()
+    (actual,) = Session(graphopt.load(link)).run({"x": x}).values()
+    assert actual.tobytes() == expected.tobytes()
