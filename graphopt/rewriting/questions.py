@@ -139,6 +139,18 @@ class Questions:
         found = self.scalar(value)
         return found is not None and abs(found - number) <= rtol * abs(number)
 
+    def ints(self, node: ir.Node, index: int, attribute: str, since: int) -> tuple[int, ...] | None:
+        """A list that became input `index` of `node` in opset `since`, an attribute before.
+
+        () if it is left out, None if it is not known.
+        """
+        if self.opset < since:
+            return tuple(node.attributes.get_ints(attribute, ()))
+        if index >= len(node.inputs) or node.inputs[index] is None:
+            return ()
+        known = self.facts[node.inputs[index]].ints()
+        return None if known is None else tuple(known)
+
     def keeps_shape(self, small: ir.Value | None, large: ir.Value | None) -> bool:
         """Whether broadcasting `small` against `large` surely gives the shape of `large`."""
         one, other = self.dims(small), self.dims(large)

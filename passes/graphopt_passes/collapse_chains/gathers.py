@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.rewriting import Rewriter, Rule
-from graphopt_passes.collapse_chains.links import ahead, ints, vector
+from graphopt_passes.collapse_chains.links import ahead, vector
 
 
 def _unsqueeze_of_gather(node: ir.Node, at: Rewriter) -> bool:
@@ -16,7 +16,7 @@ def _unsqueeze_of_gather(node: ir.Node, at: Rewriter) -> bool:
     if found is None or index is None or index.ndim != 0:
         return False
     axis = _axis(found, 0, at.rank(found.inputs[0]))
-    axes, rank = ints(node, at, 1, "axes", 13), at.rank(node.outputs[0])
+    axes, rank = at.ints(node, 1, "axes", 13), at.rank(node.outputs[0])
     if axis is None or axes is None or len(axes) != 1 or rank is None or axes[0] % rank != axis:
         return False
     at.become(

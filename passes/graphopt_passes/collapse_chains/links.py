@@ -38,18 +38,6 @@ def bypass(node: ir.Node, at: Rewriter, value: ir.Value | None) -> bool:
     return True
 
 
-def ints(
-    node: ir.Node, at: Rewriter, index: int, attribute: str, since: int
-) -> tuple[int, ...] | None:
-    """A list that became input `index` in opset `since`; () if left out, None if not known."""
-    if at.opset < since:
-        return tuple(node.attributes.get_ints(attribute, ()))
-    if index >= len(node.inputs) or node.inputs[index] is None:
-        return ()
-    known = at.facts[node.inputs[index]].ints()
-    return None if known is None else tuple(known)
-
-
 def vector(numbers: Sequence[int], what: str, before: ir.Node, at: Rewriter) -> ir.Value:
     """A new constant of int64, called after the output of `before`."""
     data = np.array(numbers, np.int64)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.rewriting import DeclinedError, Rewriter, Rule
-from graphopt_passes.collapse_chains.links import input_of, ints, vector
+from graphopt_passes.collapse_chains.links import input_of, vector
 
 _INT64_MAX = 2**63 - 1
 
@@ -45,7 +45,7 @@ def _amounts(node: ir.Node, at: Rewriter) -> tuple[int, ...] | None:
     """How much is added ahead of and behind each axis; None if not known, or of some axes only."""
     if input_of(node, 3) is not None:
         return None
-    return ints(node, at, 1, "pads", 11) or None
+    return at.ints(node, 1, "pads", 11) or None
 
 
 def _same_value(one: ir.Node, other: ir.Node, at: Rewriter) -> bool:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from graphopt.ir.facts import Dims, Item
 from graphopt.rewriting import DeclinedError, Rewriter, Rule
-from graphopt_passes.collapse_chains.links import ahead, bypass, ints, vector
+from graphopt_passes.collapse_chains.links import ahead, bypass, vector
 
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
@@ -164,9 +164,9 @@ def _unsqueezes(node: ir.Node, at: Rewriter) -> bool:
     rank = None if found is None else at.rank(found.inputs[0])
     if found is None or rank is None:
         return False
-    given = ints(found, at, 1, "axes", 13)
+    given = at.ints(found, 1, "axes", 13)
     first = None if not given else _axes(found, at, rank + len(given))
-    given = ints(node, at, 1, "axes", 13)
+    given = at.ints(node, 1, "axes", 13)
     total = rank + len(first or ()) + len(given or ())
     second = None if not given else _axes(node, at, total)
     if not first or not second or len(first) + len(second) + rank != total:
@@ -183,7 +183,7 @@ def _cancel(node: ir.Node, at: Rewriter) -> bool:
     if found is None or not at.is_lone(node):
         return False
     with_ones = node.inputs[0] if other == "Unsqueeze" else found.inputs[0]
-    one, two = (ints(n, at, 1, "axes", 13) for n in (node, found))
+    one, two = (at.ints(n, 1, "axes", 13) for n in (node, found))
     if not one or not two:
         return False
     rank = at.rank(with_ones)
@@ -198,7 +198,7 @@ def _cancel(node: ir.Node, at: Rewriter) -> bool:
 
 def _axes(node: ir.Node, at: Rewriter, rank: int) -> list[int] | None:
     """The axes of a Squeeze or Unsqueeze, from 0, each once; None if not known."""
-    axes = ints(node, at, 1, "axes", 13)
+    axes = at.ints(node, 1, "axes", 13)
     if axes is None or not all(-rank <= axis < rank for axis in axes):
         return None
     found = sorted({axis % rank for axis in axes})

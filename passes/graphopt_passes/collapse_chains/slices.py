@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from graphopt.ir.facts.data_rules import sliced
 from graphopt.rewriting import DeclinedError, Rewriter, Rule
-from graphopt_passes.collapse_chains.links import ints, vector
+from graphopt_passes.collapse_chains.links import vector
 
 _END = 2**63 - 1  # to the end, whatever the size
 _MAX_USERS = 64
@@ -25,9 +25,9 @@ class Bounds:
 
 def bounds_of(node: ir.Node, at: Rewriter) -> dict[int, Bounds] | None:
     """By axis, counted from 0, what a Slice takes; None if not known, or backwards."""
-    starts, ends = ints(node, at, 1, "starts", 10), ints(node, at, 2, "ends", 10)
-    axes = ints(node, at, 3, "axes", 10)
-    steps = ints(node, at, 4, "steps", 10) if at.opset >= 10 else ()
+    starts, ends = at.ints(node, 1, "starts", 10), at.ints(node, 2, "ends", 10)
+    axes = at.ints(node, 3, "axes", 10)
+    steps = at.ints(node, 4, "steps", 10) if at.opset >= 10 else ()
     if not starts or not ends or axes is None or steps is None:
         return None
     axes, steps = axes or tuple(range(len(starts))), steps or (1,) * len(starts)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx
 import onnx_ir as ir
 
-from graphopt.ir import drop_unused_initializer, subgraphs
+from graphopt.ir import drop_unused_initializer, subgraphs, walk
 from graphopt.ir.query import DEFAULT_DOMAINS
 
 
@@ -108,7 +108,7 @@ def remove_unused_functions(model: ir.Model, functions: Functions) -> int:
     reached: set[ir.OperatorIdentifier] = set()
     pending: list[ir.Graph | ir.Function] = [model.graph]
     while pending and model.functions:
-        for node in ir.traversal.RecursiveGraphIterator(pending.pop()):
+        for node in walk(pending.pop()):
             key = functions.called_by(node)
             if key is not None and key not in reached:
                 reached.add(key)

@@ -8,7 +8,6 @@ import onnx_ir as ir
 from graphopt.ir.facts import Dims
 from graphopt.rewriting import Rewriter, Rule
 from graphopt_passes.eliminate_noops.handing import hand_on, noops
-from graphopt_passes.fuse_layout.axes import ints
 
 _END = 2**31 - 1  # and more: to the end, whatever the size
 
@@ -49,12 +48,12 @@ def _tile(node: ir.Node, at: Rewriter) -> ir.Value | None:
 
 def _slice(node: ir.Node, at: Rewriter) -> ir.Value | None:
     """Every element, from first to last."""
-    steps = ints(node, at, 4, "steps", 10)
+    steps = at.ints(node, 4, "steps", 10)
     if steps is None or any(step <= 0 for step in steps):
         return None
     if _has_own_dims(node, at):
         return node.inputs[0]
-    starts, ends = ints(node, at, 1, "starts", 10), ints(node, at, 2, "ends", 10)
+    starts, ends = at.ints(node, 1, "starts", 10), at.ints(node, 2, "ends", 10)
     if not starts or not ends or any(starts) or min(ends) < _END:
         return None
     return node.inputs[0] if set(steps) <= {1} else None
@@ -82,7 +81,7 @@ def _transpose(node: ir.Node, at: Rewriter) -> ir.Value | None:
 
 
 def _pad(node: ir.Node, at: Rewriter) -> ir.Value | None:
-    pads = ints(node, at, 1, "pads", 11) if at.opset >= 2 else None
+    pads = at.ints(node, 1, "pads", 11) if at.opset >= 2 else None
     return node.inputs[0] if pads and not any(pads) else None
 
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from graphopt.rewriting import DeclinedError, Rewriter
 from graphopt_passes.eliminate_noops.handing import noops
 from graphopt_passes.eliminate_noops.neutral import is_filled
-from graphopt_passes.fuse_layout.axes import axes_of, ints
+from graphopt_passes.fuse_layout.axes import axes_of
 
 _REDUCTIONS = ("ReduceMax", "ReduceMin", "ReduceProd", "ReduceMean", "ReduceSum")
 _INEXACT = "runtimes add the one element to +0.0, which takes the sign of a -0.0"
@@ -30,7 +30,7 @@ def _reduction(node: ir.Node, at: Rewriter) -> ir.Value | None:
     value = node.inputs[0]
     if node.attributes.get_int("noop_with_empty_axes", 0):
         since = 13 if node.op_type == "ReduceSum" else 18
-        named = ints(node, at, 1, "axes", since)
+        named = at.ints(node, 1, "axes", since)
         if named is None or not named:
             return None if named is None else value
     dims = at.dims(value)

@@ -22,21 +22,9 @@ SELECTIONS = ("ArgMax", "ArgMin")
 REDUCTIONS = (*(name for name in AXES_AS_INPUT if name.startswith("Reduce")), *SELECTIONS)
 
 
-def ints(
-    node: ir.Node, at: Rewriter, index: int, attribute: str, since: int
-) -> tuple[int, ...] | None:
-    """A list that became input `index` in opset `since`; () if left out, None if not known."""
-    if at.opset < since:
-        return tuple(node.attributes.get_ints(attribute, ()))
-    if index >= len(node.inputs) or node.inputs[index] is None:
-        return ()
-    known = at.facts[node.inputs[index]].ints()
-    return None if known is None else tuple(known)
-
-
 def axes_of(node: ir.Node, at: Rewriter, rank: int) -> tuple[int, ...] | None:
     """The axes of a reduction, Squeeze or Unsqueeze, sorted and from 0; () if it names none."""
-    axes = ints(node, at, 1, "axes", AXES_AS_INPUT[node.op_type])
+    axes = at.ints(node, 1, "axes", AXES_AS_INPUT[node.op_type])
     if axes is None or not all(-rank <= axis < rank for axis in axes):
         return None
     return tuple(sorted({axis % rank for axis in axes}))

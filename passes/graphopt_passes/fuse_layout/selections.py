@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphopt.ir import sole_use
 from graphopt.ir.facts import Dims
 from graphopt.rewriting import Rewriter, Rule
-from graphopt_passes.fuse_layout.axes import adds, drops, ints, kept
+from graphopt_passes.fuse_layout.axes import adds, drops, kept
 
 # A value with more users than this is not looked through.
 _MAX_USERS = 64
@@ -31,9 +31,9 @@ class _Part:
 
 def _part(node: ir.Node, at: Rewriter, rank: int) -> _Part | None:
     """The constant bounds of a Slice along a single axis of a value of `rank`, as they stand."""
-    starts, ends = ints(node, at, 1, "starts", 10), ints(node, at, 2, "ends", 10)
-    axes = ints(node, at, 3, "axes", 10) or (0,)
-    steps = (ints(node, at, 4, "steps", 10) if at.opset >= 10 else ()) or (1,)
+    starts, ends = at.ints(node, 1, "starts", 10), at.ints(node, 2, "ends", 10)
+    axes = at.ints(node, 3, "axes", 10) or (0,)
+    steps = (at.ints(node, 4, "steps", 10) if at.opset >= 10 else ()) or (1,)
     if not starts or not ends or not len(starts) == len(ends) == len(axes) == len(steps) == 1:
         return None
     if _is_unknown(node, at) or steps != (1,) or not -rank <= axes[0] < rank:

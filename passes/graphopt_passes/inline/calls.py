@@ -8,9 +8,10 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
+from graphopt.ir import walk
 from graphopt.ir.query import DEFAULT_DOMAINS
 from graphopt.rewriting import DeclinedError
-from graphopt_passes.inline.splice import Part, Splicer, emptied, nodes_in
+from graphopt_passes.inline.splice import Part, Splicer, emptied
 
 # Functions that call functions twice, and so on, grow beyond all bounds.
 _MOST_NODES = 100_000
@@ -52,7 +53,7 @@ class Calls:
         prefix = f"{node.name or node.op_type}/"
         body = function.clone()
         given = {**_defaults(function), **node.attributes}
-        for inner in nodes_in(body):
+        for inner in walk(body):
             _resolve(inner, given)
             inner.metadata_props.update({**node.metadata_props, **inner.metadata_props})
         actual = dict(zip(body.inputs, _arguments(node, function), strict=True))
@@ -82,7 +83,7 @@ class Calls:
         for value in function.outputs:
             if value in arguments and arguments[value] is None:
                 raise DeclinedError(f"input '{value.name}' is left out, but also an output")
-        for inner in nodes_in(function):
+        for inner in walk(function):
             for attribute in inner.attributes.values():
                 if attribute.is_ref() and attribute.ref_attr_name not in given:
                     self._check_optional(function, inner, attribute)
@@ -109,7 +110,7 @@ class Calls:
             )
         if name not in self._sizes:
             size = 0
-            for node in nodes_in(self._functions[name]):
+            for node in walk(self._functions[name]):
                 key = _key(node.domain, node.op_type, node.overload)
                 size += self._size(key, (*callers, name)) if key in self._functions else 1
             self._sizes[name] = size
@@ -118,7 +119,7 @@ class Calls:
     def _obstacle(self, function: ir.Function) -> str | None:
         """Why no call of `function` can be inlined, if so."""
         imports = _versions(function.opset_imports)
-        for node in nodes_in(function):
+        for node in walk(function):
             domain = _norm(node.domain)
             if _key(node.domain, node.op_type, node.overload) in self._functions:
                 continue

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
-from graphopt.ir import is_standard, replaced_operators, subgraphs
+from graphopt.ir import is_standard, replaced_operators, subgraphs, walk
 from graphopt.pipeline.base import Declined, PassContext, PassResult
 from graphopt.rewriting import DeclinedError
 from graphopt_passes.inline.branches import chosen_branch, lift_branch, same_branch
@@ -106,4 +106,4 @@ def _inside(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
     for node in nodes:
         yield node
         for graph in subgraphs(node):
-            yield from ir.traversal.RecursiveGraphIterator(graph)
+            yield from walk(graph)

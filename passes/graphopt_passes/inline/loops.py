@@ -15,11 +15,12 @@ from graphopt.ir import (
     is_standard,
     label,
     replaced_operators,
+    walk,
 )
 from graphopt.ir.facts import Facts
 from graphopt.rewriting import DeclinedError
 from graphopt_passes.inline.branches import constant_truth
-from graphopt_passes.inline.splice import Part, Splicer, emptied, nodes_in
+from graphopt_passes.inline.splice import Part, Splicer, emptied
 
 _AXES_AS_INPUT = 13
 
@@ -115,7 +116,7 @@ class Loops:
         if times > 1:
             if times > self._max_unroll:
                 raise DeclinedError(f"it runs {times} times (max_unroll is {self._max_unroll})")
-            size = times * sum(1 for _ in nodes_in(loop.body))
+            size = times * sum(1 for _ in walk(loop.body))
             if size > self._max_nodes:
                 raise DeclinedError(
                     f"it would become {size:,} nodes (max_nodes is {self._max_nodes:,})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -220,7 +220,3 @@ def emptied(graph: ir.Graph) -> list[ir.Node]:
     graph.inputs.clear()
     graph.initializers.clear()
     return nodes
-
-
-def nodes_in(graph: ir.Graph | ir.Function) -> Iterator[ir.Node]:
-    yield from ir.traversal.RecursiveGraphIterator(graph)
