@@ -7,8 +7,16 @@ from typing import Any
 
 import numpy as np
 
-DEAD_SCALE = 2.0**-14
-"""The scale of a tensor or channel that is all zero: it must be positive, and float16 holds it."""
+from graphopt.quantization import (
+    DEAD_SCALE,
+    FORMATS,
+    quantize,
+    ranges,
+    stored_scale,
+    symmetric_scale,
+)
+
+__all__ = ["DEAD_SCALE", "QuantizedWeight", "quantize_weight", "stored_scale"]
 
 
 @dataclass(frozen=True)
@@ -36,25 +44,9 @@ def quantize_weight(
     Raises:
         ValueError: if a weight is NaN or infinite.
     """
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    largest = np.abs(weight).max(axis=others).astype(np.float64)
-    if not np.isfinite(largest).all():
-        raise ValueError("NaN or an infinite value")
-    scale = stored_scale(largest / limits[1], weight.dtype)
-    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-    # In float32, as QuantizeLinear divides.
-    steps = weight.astype(np.float32) / scale.astype(np.float32).reshape(shape)
-    data = np.clip(np.rint(steps), *limits).astype(np.int8)
+    low, high = ranges(weight, axis)
+    format = FORMATS["int8"]
+    scale = symmetric_scale(np.maximum(-low, high), format, weight.dtype, limits)
+    # The nearest integers: a quotient rounded to float16 first would not always give them.
+    data = quantize(weight, scale, None, format, axis=axis, limits=limits, precision=np.float32)
     return QuantizedWeight(data, scale)
-
-
-def stored_scale(scale: np.ndarray[Any, Any] | float, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """`scale` (float64, >= 0) as it is stored in `dtype`: always positive, dead ones too.
-
-    float32 values below the normal range become its least, for hardware may flush them to zero;
-    float16 keeps its subnormal range, which weights need and GPUs handle.
-    """
-    info = np.finfo(dtype)
-    least = float(info.smallest_subnormal if dtype == np.float16 else info.tiny)
-    scale = np.asarray(scale, np.float64)
-    return np.where(scale == 0, DEAD_SCALE, np.maximum(scale, least)).astype(dtype)
