@@ -1,4 +1,4 @@
-"""ONNX Runtime on a CPU: its integer kernels are groups of DequantizeLinear, operator, QuantizeLinear.
+"""ONNX Runtime on a CPU: an operator between DequantizeLinear and QuantizeLinear is integer there.
 
 The operators are those of its selectors (onnxruntime/core/optimizer/qdq_transformer, version 1.32).
 """

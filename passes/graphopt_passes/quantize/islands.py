@@ -59,7 +59,12 @@ def _has_neighbour(
     placement: Placement,
     rules: QuantizationRules,
 ) -> bool:
-    """Whether an integer node is above or below, or reads the same quantized tensor."""
+    """Whether an integer node is above or below, or reads the same quantized tensor.
+
+    A model that is nothing but this layer has no float neighbours either.
+    """
+    if candidate.data.producer() is None and not candidate.node.outputs[0].uses():
+        return True
     through = (*rules.epilogues, *rules.movers, *rules.selectors, *rules.joins)
     above = _reached(candidate.data, integer, through, upwards=True)
     below = _reached(candidate.node.outputs[0], integer, through, upwards=False)

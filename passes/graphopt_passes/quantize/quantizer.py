@@ -18,7 +18,7 @@ from graphopt.targets.quantization import QuantizationRules, quantization_rules
 from graphopt_passes.quantize import islands
 from graphopt_passes.quantize.candidates import Candidate, Declined, survey
 from graphopt_passes.quantize.existing import require_fit
-from graphopt_passes.quantize.grids import Grid, grid
+from graphopt_passes.quantize.grids import Grid, choose_grid
 from graphopt_passes.quantize.placement import Placement, place, reachable
 from graphopt_passes.quantize.rewrite import write_data, write_weights
 from graphopt_passes.quantize.selection import select
@@ -176,7 +176,7 @@ class Quantizer:
             merged = Histogram.merge_all(self._histograms[str(value.name)] for value in group)
             for value in group:
                 dtype = placement.dtypes[value].numpy()
-                grids[value] = grid(merged, self._options.method, self.rules.numbers, dtype)
+                grids[value] = choose_grid(merged, self._options.method, self.rules.numbers, dtype)
         return grids
 
     def _weight_limits(self) -> tuple[int, int]:

@@ -20,7 +20,6 @@ from graphopt_passes.quantize.weights import (
     least_scale,
     quantize_bias,
     quantize_weight,
-    weight_scale,
 )
 
 Array = np.ndarray[Any, Any]
@@ -101,10 +100,8 @@ class _Weights:
         self.written: dict[tuple[ir.Value, int, bytes], tuple[ir.Value, QuantizedWeight]] = {}
 
     def write(self, candidate: Candidate, data_scale: Array | None) -> QuantizedWeight:
-        if candidate.given:
-            weight = _given(candidate)
-        else:
-            weight = self.write_weight(candidate, data_scale)
+        given = _given(candidate) if candidate.given else None
+        weight = given or self.write_weight(candidate, data_scale)
         if candidate.bias is not None and data_scale is not None:
             self.write_bias(candidate, candidate.bias, data_scale, weight.scale)
         return weight
@@ -116,12 +113,11 @@ class _Weights:
         if candidate.bias is not None and data_scale is not None:
             least = least_scale(_bias_array(candidate, candidate.bias), data_scale)
         try:
-            scale = weight_scale(array, axis, self.format, self.limits, least)
+            weight = quantize_weight(array, axis, self.limits, format=self.format, least=least)
         except ValueError as error:
             raise GraphoptError(f"holds {error}", where=f"weight '{base}'") from None
-        key = (candidate.weight, axis, scale.tobytes())
+        key = (candidate.weight, axis, weight.scale.tobytes())
         if key not in self.written:
-            weight = quantize_weight(array, axis, self.format, scale)
             value = self.dequantized(candidate.node, base, weight, axis, candidate.tensor.dtype)
             self.written[key] = value, weight
         value, weight = self.written[key]

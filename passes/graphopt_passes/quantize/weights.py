@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.quantization import Format, quantize, ranges, symmetric_scale
+from graphopt.quantization import FORMATS, Format, quantize, ranges, symmetric_scale
 
 Array = np.ndarray[Any, Any]
 
@@ -28,17 +28,15 @@ class QuantizedWeight:
     scale: Array
 
 
-def quantize_weight(weight: Array, axis: int, format: Format, scale: Array) -> QuantizedWeight:
-    """Quantizes `weight` (float32 or float16) with the scale of each channel of `axis`."""
-    # ONNX Runtime divides in float32.
-    data = quantize(weight, scale, None, format, axis=axis, precision=np.float32)
-    return QuantizedWeight(data, scale)
-
-
-def weight_scale(
-    weight: Array, axis: int, format: Format, limits: tuple[int, int], least: Array | None = None
-) -> Array:
-    """The scales [channels] that keep the largest magnitude of each channel.
+def quantize_weight(
+    weight: Array,
+    axis: int,
+    limits: tuple[int, int],
+    *,
+    format: Format = FORMATS["int8"],
+    least: Array | None = None,
+) -> QuantizedWeight:
+    """Quantizes `weight` (float32 or float16) with the largest magnitude of each channel kept.
 
     Args:
         axis: the axis of the channels.
@@ -50,7 +48,11 @@ def weight_scale(
     """
     low, high = ranges(weight, axis)
     scale = symmetric_scale(np.maximum(-low, high), format, weight.dtype, limits)
-    return scale if least is None else np.maximum(scale, least.astype(scale.dtype))
+    if least is not None:
+        scale = np.maximum(scale, least.astype(scale.dtype))
+    # The nearest values: a quotient rounded to float16 first would not always give them.
+    data = quantize(weight, scale, None, format, axis=axis, limits=limits, precision=np.float32)
+    return QuantizedWeight(data, scale)
 
 
 def least_scale(bias: Array, data_scale: Array) -> Array:
