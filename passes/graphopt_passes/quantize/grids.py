@@ -56,7 +56,7 @@ def grid_of(kept: Range, numbers: Numbers, dtype: np.dtype[Any]) -> Grid:
         scale, zero = affine_parameters(kept.low, kept.high, format, dtype)
         scale = _within(scale, zero, kept.high, format)
     low, high = (float(scale) * (limit - int(zero)) for limit in format.limits)
-    return Grid(scale, zero, (low, high))
+    return Grid(np.asarray(scale), np.asarray(zero), (low, high))
 
 
 def _within(scale: Array, zero: Array, high: float, format: Format) -> Array:
