@@ -73,6 +73,9 @@ class QuantizationRules:
         joins: operators whose inputs share one scale, so that joining them moves integers.
         followers: operators without a weight that are computed in integers where all their inputs
             are quantized anyway; what they give is quantized too.
+        gates: those of the followers that are clipped straight lines, HardSigmoid, and are written
+            as an addition and a Clip.
+        spelled: operators that are x * HardSigmoid(x), and are written so first.
         clamps: activations that a kernel with an integer output takes in, if the range of the
             output begins at 0: the pair stands behind them.
         pairs_behind_movers: whether a mover has a pair of the same scale behind it as well, since
@@ -94,6 +97,8 @@ class QuantizationRules:
     selectors: frozenset[str]
     joins: frozenset[str] = frozenset()
     followers: frozenset[str] = frozenset()
+    gates: frozenset[str] = frozenset()
+    spelled: frozenset[str] = frozenset()
     clamps: frozenset[str] = frozenset()
     pairs_behind_movers: bool = False
     additions: frozenset[str] = frozenset()

@@ -12,10 +12,11 @@ from graphopt.calibration import Histogram
 from graphopt.errors import GraphoptError
 from graphopt.ir import is_standard, label, nodes_of
 from graphopt.pipeline.base import PassContext, PassResult
-from graphopt.targets.quantization import Numbers, QuantizationRules, quantization_rules
+from graphopt.targets.quantization import QuantizationRules, quantization_rules
 from graphopt_passes.quantize.candidates import Candidate, Declined
 from graphopt_passes.quantize.canonical import canonicalize, lifted, needed_opset
 from graphopt_passes.quantize.existing import quantized_already
+from graphopt_passes.quantize.gates import spelled_out
 from graphopt_passes.quantize.grids import Grid
 from graphopt_passes.quantize.placement import Placement
 from graphopt_passes.quantize.quantizer import Quantized, Quantizer
@@ -30,13 +31,14 @@ NAMES_IN_A_NOTE = 3
 
 def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
     """Runs the pass; see `Quantize`."""
-    numbers = quantization_rules(context.target.family, options.format).numbers
+    rules = quantization_rules(context.target.family, options.format)
+    numbers = rules.numbers
     if numbers.precision not in context.target.precisions:
         raise GraphoptError(
             f"the target '{context.target.name}' does not compute in {numbers.precision}",
             where="pass 'quantize'",
         )
-    prepared, done = _prepared(options, numbers, model, context)
+    prepared, done = _prepared(options, rules, model, context)
     quantizer = Quantizer(prepared, options, context, model)
     notes = done + quantizer.notes + _notes(prepared, quantizer)
     details: dict[str, Any] = {"float": [_float_row(item) for item in quantizer.declined]}
@@ -55,14 +57,14 @@ def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
 
 
 def _prepared(
-    options: Quantize, numbers: Numbers, model: ir.Model, context: PassContext
+    options: Quantize, rules: QuantizationRules, model: ir.Model, context: PassContext
 ) -> tuple[ir.Model, tuple[str, ...]]:
     """The model to quantize, not `model` itself if that is changed for it, and notes on it."""
     notes: tuple[str, ...] = ()
     if options.canonicalize and quantized_already(model) is None:
         model, notes = canonicalize(model, context)
-    model, more = lifted(model, context, needed_opset(model, numbers))
-    return model, notes + more
+    model, more = lifted(model, context, needed_opset(model, rules.numbers))
+    return spelled_out(model, rules), notes + more
 
 
 def _samples(context: PassContext) -> Samples:

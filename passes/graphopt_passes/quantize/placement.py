@@ -11,6 +11,7 @@ from graphopt.ir import constant_tensor, is_standard, sole_use
 from graphopt.targets.quantization import QuantizationRules
 from graphopt_passes.quantize.candidates import Candidate
 from graphopt_passes.quantize.existing import Pair, pairs
+from graphopt_passes.quantize.gates import is_sum
 from graphopt_passes.quantize.movers import only_moves
 from graphopt_passes.quantize.outlets import outlet
 
@@ -32,6 +33,8 @@ class Placement:
     """Pairs that the model has already, and the uses of their sources that are to read them."""
     integer: frozenset[ir.Node] = frozenset()
     """The nodes without a weight that are computed in integers."""
+    gates: tuple[ir.Node, ...] = ()
+    """Those of them that are to be spread (`graphopt_passes.quantize.gates`)."""
 
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
@@ -148,6 +151,8 @@ class _Planner:
             end = outlet(node, self.rules)
             if end.is_graph_output():
                 continue
+            if is_standard(node, *self.rules.gates) and not is_sum(node):
+                continue
             dtype = self.dtype_of(inputs)
             if dtype is None:
                 continue
@@ -254,7 +259,12 @@ class _Planner:
         dtypes = {value: self.dtypes[value] for value in tensors}
         given = tuple((pair, uses.get(pair.source, ())) for pair in self.given.values())
         groups = self.groups(list(tensors))
-        return Placement(tensors, dtypes, groups, given, frozenset(self.followers))
+        gates = tuple(
+            node
+            for node in self.nodes
+            if node in self.followers and is_standard(node, *self.rules.gates)
+        )
+        return Placement(tensors, dtypes, groups, given, frozenset(self.followers), gates)
 
     def groups(self, tensors: list[ir.Value]) -> tuple[tuple[ir.Value, ...], ...]:
         leader = {value: value for value in tensors}

@@ -18,6 +18,7 @@ from graphopt.targets.quantization import QuantizationRules, quantization_rules
 from graphopt_passes.quantize import islands
 from graphopt_passes.quantize.candidates import Candidate, Declined, survey
 from graphopt_passes.quantize.existing import require_fit
+from graphopt_passes.quantize.gates import gate_grid
 from graphopt_passes.quantize.grids import Grid, choose_grid
 from graphopt_passes.quantize.placement import Placement, place, reachable
 from graphopt_passes.quantize.rewrite import write_data, write_weights
@@ -163,7 +164,7 @@ class Quantizer:
         placement = place(model, candidates, self.rules, excluded)
         grids = self._grids(placement)
         names = Names(model)
-        write_data(model, names, placement, grids)
+        write_data(model, names, placement, grids, self.rules.numbers)
         weights = write_weights(
             model, names, candidates, self.rules, _data_scales(candidates), self._weight_limits()
         )
@@ -172,11 +173,17 @@ class Quantizer:
     def _grids(self, placement: Placement) -> dict[ir.Value, Grid]:
         """The grid of each tensor; equal within a group."""
         grids: dict[ir.Value, Grid] = {}
+        numbers = self.rules.numbers
         for group in placement.groups:
             merged = Histogram.merge_all(self._histograms[str(value.name)] for value in group)
+            is_gate = any(value.producer() in placement.gates for value in group)
             for value in group:
                 dtype = placement.dtypes[value].numpy()
-                grids[value] = choose_grid(merged, self._options.method, self.rules.numbers, dtype)
+                grids[value] = (
+                    gate_grid(numbers, dtype)
+                    if is_gate
+                    else choose_grid(merged, self._options.method, numbers, dtype)
+                )
         return grids
 
     def _weight_limits(self) -> tuple[int, int]:

@@ -11,8 +11,9 @@ import onnx_ir as ir
 from graphopt.errors import GraphoptError
 from graphopt.ir import Names, add_initializer, constant_array, drop_unused_initializer
 from graphopt.quantization import Format, get_format
-from graphopt.targets.quantization import QuantizationRules
+from graphopt.targets.quantization import Numbers, QuantizationRules
 from graphopt_passes.quantize.candidates import Candidate
+from graphopt_passes.quantize.gates import spread
 from graphopt_passes.quantize.grids import Grid
 from graphopt_passes.quantize.placement import Placement
 from graphopt_passes.quantize.weights import (
@@ -26,7 +27,11 @@ Array = np.ndarray[Any, Any]
 
 
 def write_data(
-    model: ir.Model, names: Names, placement: Placement, grids: Mapping[ir.Value, Grid]
+    model: ir.Model,
+    names: Names,
+    placement: Placement,
+    grids: Mapping[ir.Value, Grid],
+    numbers: Numbers,
 ) -> None:
     """Puts QuantizeLinear and DequantizeLinear behind each tensor, for the uses that want them.
 
@@ -37,11 +42,14 @@ def write_data(
         for node, index in uses:
             node.replace_input_with(index, pair.result)
     for value, uses in placement.tensors.items():
-        base = str(value.name)
-        grid = grids[value]
+        base, grid, producer = str(value.name), grids[value], value.producer()
         scale = add_initializer(model.graph, names.fresh(f"{base}_scale"), grid.scale)
         zero = add_initializer(model.graph, names.fresh(f"{base}_zero_point"), grid.zero_point)
-        quantize = _node(names, "QuantizeLinear", base, "quantized", (value, scale, zero))
+        source, taken = value, scale
+        if producer in placement.gates:
+            source, wide = spread(model, names, producer, numbers, grid.scale.dtype)
+            taken = add_initializer(model.graph, names.fresh(f"{base}_sum_scale"), wide.scale)
+        quantize = _node(names, "QuantizeLinear", base, "quantized", (source, taken, zero))
         quantize.outputs[0].type = zero.type
         quantize.outputs[0].shape = _copy(value.shape)
         dequantize = _node(
@@ -49,13 +57,13 @@ def write_data(
         )
         dequantize.outputs[0].type = scale.type
         dequantize.outputs[0].shape = _copy(value.shape)
-        producer = value.producer()
         if producer is None:
             model.graph.insert_before(model.graph[0], (quantize, dequantize))
         else:
             model.graph.insert_after(producer, (quantize, dequantize))
         for node, index in uses:
             node.replace_input_with(index, dequantize.outputs[0])
+    model.graph.remove(placement.gates, safe=True)
 
 
 def write_weights(
