@@ -89,7 +89,13 @@ _RULES = QuantizationRules(
     island_reuse=8,
 )
 
-TENSORRT = MappingProxyType({"int8": _RULES, "fp8": replace(_RULES, numbers=_FP8)})
+# R, and M: with 49 taps it computes in fp32.
+_FP8_CONV = replace(_RULES.operators["Conv"], most_taps=32)
+_FP8_RULES = replace(
+    _RULES, numbers=_FP8, operators=MappingProxyType({**_RULES.operators, "Conv": _FP8_CONV})
+)
+
+TENSORRT = MappingProxyType({"int8": _RULES, "fp8": _FP8_RULES})
 """By format; the first is the default."""
 
 REFUSED = MappingProxyType(
