@@ -46,7 +46,6 @@ _RULES = QuantizationRules(
     # M: an int8 Conv stays one behind each of these and of the selectors.
     movers=frozenset(
         {
-            "Cast",
             "DepthToSpace",
             "Dropout",
             "Flatten",
