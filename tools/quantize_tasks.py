@@ -6,6 +6,7 @@ A task whose source is missing is left out, and says what to install.
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from fixtures_data import npz, read_images, read_splits, write
+from fixtures_data import read_images, read_splits, write
 from hard_nets import add_outliers, imbalance
 
 import graphopt
@@ -79,7 +80,7 @@ def fixture(name: str, folder: Path) -> Task:
         evaluation = folder / "fashion-test.npz"
         if not evaluation.exists():
             test = read_images(FASHION, "t10k")
-            write(evaluation, npz({"image": test.image, LABELS: test.label}))
+            _save(evaluation, {"image": test.image, LABELS: test.label})
     return Task(name, FIXTURES / f"{name}.onnx", FIXTURES / "calib.npz", evaluation)
 
 
@@ -173,9 +174,15 @@ def _made(
         if not path.exists():
             inputs, labels = make()
             arrays = {key: inputs} if part == "calibration" else {key: inputs, LABELS: labels}
-            write(path, npz(arrays))
+            _save(path, arrays)
         paths.append(path)
     return paths
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # not compressed: that takes longer than making them
+    write(path, buffer.getvalue())
 
 
 TASKS: dict[str, Callable[[Path], Task]] = {
