@@ -76,6 +76,13 @@ def memory_kib(key: str) -> int:
     return int(line.split()[1])
 
 
+def use_one_core() -> None:
+    """Keeps this process on one core, so that libraries start one thread and none spins idle."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
+
+
 def forget_peak() -> None:
     """Starts the peak of the resident memory anew, where the system can do that."""
     try:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from processes import cpu_seconds, forget_peak, memory_kib
+from processes import cpu_seconds, forget_peak, memory_kib, use_one_core
 
 BATCH = 16
 Feed = dict[str, np.ndarray]
@@ -78,14 +78,21 @@ def _graphopt(pipeline: str, target: str) -> Quantizer:
 
 
 def _ort(setting: str) -> Quantizer:
+    import onnxruntime.quantization  # noqa: F401
+
+    def quantize(model: str, samples: Feed, out: str) -> None:
+        quantize_static(setting, model, feeds(samples, batch_size(model)), out)
+
+    return quantize
+
+
+def quantize_static(setting: str, model: str, batches: Iterator[Feed], out: str) -> None:
+    """ONNX Runtime's quantizer, with the calibrator `setting`."""
     from onnxruntime import quantization as q
 
     class Reader(q.CalibrationDataReader):
-        def __init__(self, batches: Iterator[Feed]) -> None:
-            self._batches = batches
-
         def get_next(self) -> Feed | None:
-            return next(self._batches, None)
+            return next(batches, None)
 
     methods = {
         "percentile": q.CalibrationMethod.Percentile,
@@ -103,20 +110,16 @@ def _ort(setting: str) -> Quantizer:
         },
     }
     options = {"activation_type": q.QuantType.QUInt8} if setting == "cpu" else friendly
-
-    def quantize(model: str, samples: Feed, out: str) -> None:
-        q.quantize_static(
-            model,
-            out,
-            Reader(feeds(samples, batch_size(model))),
-            quant_format=q.QuantFormat.QDQ,
-            weight_type=q.QuantType.QInt8,
-            per_channel=True,
-            calibrate_method=methods.get(setting, q.CalibrationMethod.MinMax),
-            **options,
-        )
-
-    return quantize
+    q.quantize_static(
+        model,
+        out,
+        Reader(),
+        quant_format=q.QuantFormat.QDQ,
+        weight_type=q.QuantType.QInt8,
+        per_channel=True,
+        calibrate_method=methods.get(setting, q.CalibrationMethod.MinMax),
+        **options,
+    )
 
 
 def _modelopt(setting: str) -> Quantizer:
@@ -158,6 +161,7 @@ def _nncf(setting: str) -> Quantizer:
 
 
 def main() -> None:
+    use_one_core()
     request = json.loads(sys.argv[1])
     tool = request["tool"]
     quantize = open_tool(tool, request["setting"], request)
