@@ -192,6 +192,9 @@ TASKS: dict[str, Callable[[Path], Task]] = {
     "relu-mobilenet": relu_mobilenet,
     "resnet-hard": partial(hard, "resnet-hard", partial(fixture, "resnet"), imbalance),
     "mobilenet-hard": partial(hard, "mobilenet-hard", partial(fixture, "mobilenet"), imbalance),
+    "relu-mobilenet-pairs": partial(
+        hard, "relu-mobilenet-pairs", relu_mobilenet, partial(imbalance, pairs_only=True)
+    ),
     "relu-mobilenet-hard": partial(hard, "relu-mobilenet-hard", relu_mobilenet, imbalance),
     "vit-hard": partial(hard, "vit-hard", partial(fixture, "vit"), add_outliers),
     "angle": angle,
