@@ -69,7 +69,8 @@ def context(model: ir.Model, feed: Feed | None = None, target: str = "generic") 
 
 
 def quantize(model: ir.Model, feed: Feed | None = None, **options: Any) -> PassResult:
-    """Runs the pass on `model`, in place, and checks that the result is a valid model."""
+    """Runs the pass on `model` as it stands and checks that the result is a valid model."""
+    options = {"canonicalize": False, **options}
     result = Quantize(**options).run(model, context(model, feed))
     check(result.model)
     onnx.checker.check_model(ir.to_proto(result.model), full_check=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from models import serialized
-from quantize_nets import body, constant, context, net, quantize
+from quantize_nets import body, constant, context, data, decibels, net, quantize, runtime
 
 import graphopt
 from graphopt.data.feeds import input_specs
 from graphopt.data.samples import open_samples
 from graphopt.errors import GraphoptError
+from graphopt.ir import default_opset
 from graphopt.pipeline.base import PassContext
 from graphopt.targets.quantization import quantization_rules
 from graphopt_passes.quantize import Quantize
@@ -95,6 +96,7 @@ def test_what_cannot_be_computed_in_integers_stays_float_and_is_told(case: str) 
     model = net(text, inputs, outputs, **weights)
     before = serialized(model)
     result = quantize(model)
+    model = result.model
     assert not result.modified
     assert serialized(model) == before
     assert [row["reason"] for row in result.details["float"]] == [reason]
@@ -113,6 +115,7 @@ def test_what_is_in_a_subgraph_or_a_function_stays_float_and_is_told() -> None:
         w=(8, 8),
     )
     result = quantize(model)
+    model = result.model
     assert result.notes == ("2 nodes in subgraphs or functions left in float: 'p', 'o'",)
     assert "w" in model.graph.initializers  # the branch reads it
 
@@ -127,6 +130,7 @@ def test_nodes_are_excluded_by_name_by_pattern_and_by_operator() -> None:
     ):
         model = net(text, "float[N, 8] x", "float[N, 8] y", w=(8, 8))
         result = quantize(model, exclude=patterns)
+        model = result.model
         assert [row["node"] for row in result.details["float"]] == left
         assert result.modified == (len(left) < 4)
 
@@ -148,6 +152,7 @@ def test_a_batch_norm_is_left_with_the_advice_to_fuse_it() -> None:
         v=ones,
     )
     result = quantize(model)
+    model = result.model
     assert body(model) == "x^ = QDQ(x); c = Conv(x^, w^); y = BatchNormalization(c, s, o, m, v)"
     assert any("run fuse-affine first" in note for note in result.notes)
 
@@ -159,7 +164,7 @@ def test_names_that_are_taken_are_not_reused() -> None:
         "float[N, 8] y",
         w=(8, 8),
     )
-    quantize(model)
+    model = quantize(model).model
     values = [v.name for n in model.graph for v in n.outputs] + list(model.graph.initializers)
     assert len(values) == len(set(values))
     assert "w_quantized_1" in model.graph.initializers
@@ -170,9 +175,10 @@ def test_names_that_are_taken_are_not_reused() -> None:
 
 def test_a_second_run_changes_nothing() -> None:
     model = net("y = Conv(x, w)", w=(4, 4, 3, 3))
-    quantize(model)
+    model = quantize(model).model
     before = serialized(model)
     result = quantize(model)
+    model = result.model
     assert not result.modified
     assert serialized(model) == before
 
@@ -205,11 +211,35 @@ def test_the_reasons_for_refusal_are_told_in_a_line() -> None:
         quantize(model, {"x": np.full((2, 16), np.nan, np.float32)})
 
 
-def test_an_old_opset_is_refused_with_the_fix() -> None:
-    model = net("y = MatMul(x, w)", *VECTOR, opset=11, w=(16, 8))
-    calibration = open_samples("random", input_specs(model))
-    with pytest.raises(GraphoptError, match="opset 11, opset 13 or newer is needed"):
-        graphopt.run(graphopt.parse("quantize"), model, PassContext(calibration=calibration))
+@pytest.mark.parametrize("opset", [11, 12])
+def test_an_old_opset_is_raised_and_told(opset: int) -> None:
+    model = net("m = MatMul(x, w) y = Softmax<axis=1>(m)", *VECTOR, opset=opset, w=(16, 8))
+    result = quantize(model)
+    assert default_opset(model) == opset  # it was not touched
+    assert default_opset(result.model) == 13
+    assert result.notes == (f"raised the opset from {opset} to 13, for its QuantizeLinear",)
+    feed = data(model)
+    assert decibels(runtime(model, feed)[0], runtime(result.model, feed)[0]) > 30
+
+
+def test_a_raw_export_is_simplified_and_fused_first() -> None:
+    ones = np.ones(4, np.float32)
+    model = net(
+        "w = Constant<value_floats=[" + ", ".join(f"{i / 10}" for i in range(16)) + "]>() "
+        "v = Reshape(w, s) c = Conv(x, v) y = BatchNormalization(c, b, b, b, b)",
+        b=ones,
+        s=[4, 4, 1, 1],
+    )
+    result = quantize(model, canonicalize=True)
+    assert [node.op_type for node in result.model.graph] == [
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DequantizeLinear",
+        "Conv",
+    ]
+    assert result.notes == ("simplified and fused it first: 4 -> 1 nodes",)
+    feed = data(model)
+    assert decibels(runtime(model, feed)[0], runtime(result.model, feed)[0]) > 35
 
 
 def test_random_calibration_data_is_told() -> None:
@@ -222,7 +252,7 @@ def test_random_calibration_data_is_told() -> None:
 def test_only_so_many_samples_are_used() -> None:
     model = net("y = MatMul(x, w)", *VECTOR, w=(16, 8))
     feed = {"x": np.concatenate([np.ones((4, 16)), np.full((4, 16), 100)]).astype(np.float32)}
-    quantize(model, feed, samples=4, method="minmax")
+    model = quantize(model, feed, samples=4, method="minmax").model
     assert constant(model, "x_scale") == np.float32(1 / 127)
     with pytest.raises(GraphoptError, match="samples must be at least 1"):
         graphopt.parse("quantize{samples=0}")
@@ -230,7 +260,8 @@ def test_only_so_many_samples_are_used() -> None:
 
 def test_the_details_tell_what_was_done_to_each_node_and_tensor() -> None:
     model = net("r = Relu(x) m = MaxPool<kernel_shape=[2,2]>(r) y = Conv(m, w)", w=(4, 4, 3, 3))
-    details = quantize(model, method="minmax").details
+    result = quantize(model, method="minmax")
+    model, details = result.model, result.details
     (node,) = details["quantized"]
     scale = constant(model, "w_scale")
     assert node == {
@@ -253,6 +284,6 @@ def test_the_same_model_gives_the_same_bytes() -> None:
     results = set()
     for _ in range(2):
         model = net(text, w=(4, 4, 3, 3), b=(4,))
-        quantize(model)
+        model = quantize(model).model
         results.add(serialized(model))
     assert len(results) == 1

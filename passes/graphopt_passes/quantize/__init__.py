@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from graphopt.pipeline.base import Effect, MinOpset, Need, Pass, PassContext, PassResult, Stage
+from graphopt.pipeline.base import Effect, Need, Pass, PassContext, PassResult, Stage
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -17,7 +17,7 @@ class Quantize(Pass):
 
     Weights become int8 initializers with a scale for each output channel; data gets one scale for
     each tensor, from the calibration samples. Biases, and all that the target would not compute in
-    integers, stay float. Nothing is computed in another place or order.
+    integers, stay float. An opset that lacks the operators or their types is raised.
 
     Attributes:
         format: what the numbers become: int8, symmetric.
@@ -26,18 +26,20 @@ class Quantize(Pass):
         samples: how many calibration samples to use, at most; none for all.
         exclude: names of nodes, patterns such as `/head/*`, or operators such as `Gemm`, that stay
             float.
+        canonicalize: simplify and fuse the model first (`lossless`), if it is not quantized in
+            part: what is constant becomes a weight, and BatchNormalization part of its Conv.
     """
 
     name: ClassVar[str] = "quantize"
     stage: ClassVar[Stage] = Stage.QUANTIZE
     effect: ClassVar[Effect] = Effect.LOSSY
     needs: ClassVar[tuple[Need, ...]] = (Need.CALIBRATION,)
-    requires: ClassVar[tuple[MinOpset, ...]] = (MinOpset(13),)
 
     format: Literal["int8"] = "int8"
     method: Literal["minmax", "mse"] = "mse"
     samples: int | None = None
     exclude: tuple[str, ...] = ()
+    canonicalize: bool = True
 
     def __post_init__(self) -> None:
         if self.samples is not None and self.samples < 1:

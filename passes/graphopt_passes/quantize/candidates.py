@@ -10,12 +10,10 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError, did_you_mean
-from graphopt.ir import constant_tensor, default_opset, is_standard, label, nodes_of, subgraphs
+from graphopt.ir import constant_tensor, is_standard, nodes_of, subgraphs
 from graphopt.targets.quantization import OperatorRule, QuantizationRules
 
 FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-FLOAT16_OPSET = 19
-"""The first opset whose QuantizeLinear takes float16."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +76,7 @@ def _suggestion(pattern: str, nodes: list[ir.Node]) -> str:
 def survey(
     model: ir.Model, rules: QuantizationRules, excluded: set[ir.Node]
 ) -> tuple[list[Candidate], list[Declined]]:
-    """Every node of the main graph that `rules` speak of, in order: to quantize, and to leave.
-
-    Raises:
-        GraphoptError: if float16 tensors are to be quantized and the opset cannot.
-    """
+    """Every node of the main graph that `rules` speak of, in order: to quantize, and to leave."""
     candidates: list[Candidate] = []
     declined: list[Declined] = []
     for node in model.graph:
@@ -95,7 +89,6 @@ def survey(
             candidates.append(verdict)
         else:
             declined.append(Declined(node, verdict))
-    _require_float16_opset(model, candidates)
     return candidates, declined
 
 
@@ -156,18 +149,6 @@ def _comes_from_constants(value: ir.Value) -> bool:
                 seen.add(source)
                 pending.append(source)
     return True
-
-
-def _require_float16_opset(model: ir.Model, candidates: list[Candidate]) -> None:
-    opset = default_opset(model)
-    for candidate in candidates:
-        if candidate.tensor.dtype == ir.DataType.FLOAT16 and opset < FLOAT16_OPSET:
-            raise GraphoptError(
-                f"the model is float16 and has opset {opset}; QuantizeLinear takes float16 from "
-                f"opset {FLOAT16_OPSET}",
-                where=f"node '{label(candidate.node)}'",
-                fix=f"export it with opset {FLOAT16_OPSET} or newer",
-            )
 
 
 def quantized_already(model: ir.Model) -> ir.Node | None:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.calibration import Histogram, choose_range, collect
+from graphopt.calibration import Histogram
 from graphopt.errors import GraphoptError
-from graphopt.ir import Names, is_standard, label, nodes_of
+from graphopt.ir import is_standard, label, nodes_of
 from graphopt.pipeline.base import PassContext, PassResult
-from graphopt.targets.quantization import QuantizationRules, quantization_rules
-from graphopt_passes.quantize.candidates import (
-    Candidate,
-    Declined,
-    excluded_nodes,
-    quantized_already,
-    survey,
-)
-from graphopt_passes.quantize.placement import Placement, place
-from graphopt_passes.quantize.rewrite import write_data, write_weights
-from graphopt_passes.quantize.weights import QuantizedWeight, stored_scale
+from graphopt.targets.quantization import QuantizationRules
+from graphopt_passes.quantize.candidates import Candidate, Declined, quantized_already
+from graphopt_passes.quantize.canonical import canonicalize, lifted
+from graphopt_passes.quantize.placement import Placement
+from graphopt_passes.quantize.quantizer import Quantized, Quantizer
+from graphopt_passes.quantize.weights import QuantizedWeight
 
 if TYPE_CHECKING:
     from graphopt.data.feeds import Samples
@@ -30,43 +25,41 @@ if TYPE_CHECKING:
 
 NAMES_IN_A_NOTE = 3
 
-Scales = dict[ir.Value, np.ndarray[Any, Any]]
-
 
 def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
     """Runs the pass; see `Quantize`."""
-    rules = quantization_rules(context.target.family)
     if options.format not in context.target.precisions:
         raise GraphoptError(
             f"the target '{context.target.name}' does not compute in {options.format}",
             where="pass 'quantize'",
         )
-    excluded = excluded_nodes(model, options.exclude)
-    candidates, declined = survey(model, rules, excluded)
-    notes = _notes(model, rules, candidates, declined)
-    details: dict[str, Any] = {"float": [_float_row(item) for item in declined]}
-    if not candidates:
+    prepared, done = _prepared(options, model, context)
+    quantizer = Quantizer(prepared, options, context)
+    notes = done + _notes(prepared, quantizer)
+    details: dict[str, Any] = {"float": [_float_row(item) for item in quantizer.declined]}
+    if not quantizer.candidates:
         return PassResult(model, False, notes=notes, details=details)
-    samples = _samples(model, context)
-    placement = place(model, candidates, rules, excluded)
-    histograms = collect(
-        model,
-        [str(value.name) for value in placement.tensors],
-        samples,
-        context.progress,
-        limit=options.samples,
-    )
-    scales = _scales(placement, histograms, options.method, rules)
-    notes += _calibration_notes(samples, placement, histograms)
+    samples = _samples(prepared, context)
+    histograms = quantizer.calibrate(samples)
+    quantized = quantizer.write()
+    notes += _calibration_notes(samples, quantized.placement, histograms)
     details["tensors"] = [
-        _tensor_row(value, histograms[str(value.name)], float(scales[value]), rules)
-        for value in placement.tensors
+        _tensor_row(value, histograms[str(value.name)], float(scale), quantizer.rules)
+        for value, scale in quantized.scales.items()
     ]
-    names = Names(model)
-    weights = write_weights(model, names, candidates, rules.weight_limits)
-    write_data(model, names, placement, scales)
-    details["quantized"] = [_node_row(c, weights[c.node]) for c in candidates]
-    return PassResult(model, True, _rewrites(candidates, placement, rules), notes, details)
+    details["quantized"] = [_node_row(c, quantized.weights[c.node]) for c in quantized.candidates]
+    return PassResult(quantized.model, True, _rewrites(quantized, quantizer.rules), notes, details)
+
+
+def _prepared(
+    options: Quantize, model: ir.Model, context: PassContext
+) -> tuple[ir.Model, tuple[str, ...]]:
+    """The model to quantize, not `model` itself if that is changed for it, and notes on it."""
+    notes: tuple[str, ...] = ()
+    if options.canonicalize and quantized_already(model) is None:
+        model, notes = canonicalize(model, context)
+    model, more = lifted(model, context)
+    return model, notes + more
 
 
 def _samples(model: ir.Model, context: PassContext) -> Samples:
@@ -85,26 +78,8 @@ def _samples(model: ir.Model, context: PassContext) -> Samples:
     return context.calibration
 
 
-def _scales(
-    placement: Placement,
-    histograms: Mapping[str, Histogram],
-    method: str,
-    rules: QuantizationRules,
-) -> Scales:
-    """The scale of each tensor, of rank 0 and in its dtype; equal within a group."""
-    scales: Scales = {}
-    levels = rules.data_limits[1]
-    for group in placement.groups:
-        merged = Histogram.merge_all(histograms[str(value.name)] for value in group)
-        threshold = choose_range(merged, method, levels)
-        for value in group:
-            scales[value] = stored_scale(threshold / levels, placement.dtypes[value].numpy())
-    return scales
-
-
-def _rewrites(
-    candidates: list[Candidate], placement: Placement, rules: QuantizationRules
-) -> dict[str, int]:
+def _rewrites(quantized: Quantized, rules: QuantizationRules) -> dict[str, int]:
+    candidates, placement = quantized.candidates, quantized.placement
     counts = {
         f"int8-{operator.lower()}": sum(c.node.op_type == operator for c in candidates)
         for operator in rules.operators
@@ -118,14 +93,10 @@ def _rewrites(
     return {name: count for name, count in counts.items() if count}
 
 
-def _notes(
-    model: ir.Model,
-    rules: QuantizationRules,
-    candidates: Iterable[Candidate],
-    declined: Iterable[Declined],
-) -> tuple[str, ...]:
+def _notes(model: ir.Model, quantizer: Quantizer) -> tuple[str, ...]:
+    rules = quantizer.rules
     reasons: dict[tuple[str, str], list[str]] = {}
-    for item in declined:
+    for item in quantizer.declined:
         reasons.setdefault((item.node.op_type, item.reason), []).append(label(item.node))
     notes = [
         f"{len(nodes)} {operator} left in float ({reason}): {_listed(nodes)}"
@@ -139,7 +110,7 @@ def _notes(
             "float: "
             f"{_listed([label(node) for node in inner])}"
         )
-    integer = {candidate.node for candidate in candidates}
+    integer = {candidate.node for candidate in quantizer.candidates}
     norms = [
         label(node)
         for node in model.graph

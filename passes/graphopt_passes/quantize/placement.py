@@ -39,6 +39,16 @@ def place(
     return planner.result()
 
 
+def reachable(
+    model: ir.Model,
+    candidates: list[Candidate],
+    rules: QuantizationRules,
+    excluded: set[ir.Node],
+) -> list[ir.Value]:
+    """Every tensor that `place` may choose for some of the `candidates`, in the graph's order."""
+    return _Planner(model.graph, candidates, rules, excluded).reachable()
+
+
 class _Planner:
     """Demands say which uses should read quantized values; they only ever move up the graph."""
 
@@ -118,26 +128,45 @@ class _Planner:
             for value in used
         )
 
-    def sources(self, node: ir.Node) -> list[tuple[ir.Value, int]]:
-        """The inputs that can be quantized in place of the outputs of `node`; [] if not."""
+    def sources(self, node: ir.Node, *, of_some: bool = False) -> list[tuple[ir.Value, int]]:
+        """The inputs that can be quantized in place of the outputs of `node`; [] if not.
+
+        Args:
+            of_some: or could be, if other candidates were quantized than these.
+        """
         first = node.inputs[:1]
         if is_standard(node, *self.rules.joins):
             sources = list(enumerate(node.inputs))
         elif is_standard(node, *self.rules.movers):
             sources = list(enumerate(first)) if _only_moves(node) else []
         elif is_standard(node, *self.rules.selectors):
-            sources = list(enumerate(first)) if first[0] in self.demands else []
+            sources = list(enumerate(first)) if of_some or first[0] in self.demands else []
         else:
             sources = []
         usable = [(v, i) for i, v in sources if v is not None and not _is_constant(v)]
         return usable if len(usable) == len(sources) else []
 
+    def reachable(self) -> list[ir.Value]:
+        found: set[ir.Value] = set()
+        pending = list(self.demands)
+        while pending:
+            value = pending.pop()
+            if value in found:
+                continue
+            found.add(value)
+            producer = value.producer()
+            if producer is not None and producer not in self.excluded:
+                pending.extend(source for source, _ in self.sources(producer, of_some=True))
+        return [value for value in self.order() if value in found]
+
+    def order(self) -> list[ir.Value]:
+        return [*self.inputs, *(value for node in self.nodes for value in node.outputs)]
+
     def result(self) -> Placement:
-        order = [*self.inputs, *(value for node in self.nodes for value in node.outputs)]
         rank = {node: i for i, node in enumerate(self.nodes)}
         tensors = {
             value: tuple(sorted(self.demands[value], key=lambda use: (rank[use[0]], use[1])))
-            for value in order
+            for value in self.order()
             if value in self.demands
         }
         dtypes = {value: self.dtypes[value] for value in tensors}

@@ -1,0 +1,52 @@
+"""The form of a model that quantizes best: simplified, fused, of an opset that has the pairs."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from graphopt.ir import default_opset
+from graphopt.pipeline.base import PassContext
+from graphopt.pipeline.runner import run
+from graphopt.pipeline.text import parse
+from graphopt_passes.set_opset.conversion import set_opset
+
+PIPELINE = "lossless"
+"""Folds what is constant and fuses BatchNormalization: a scale then fits what is computed."""
+
+PAIR_OPSET = 13
+"""The first opset whose QuantizeLinear and DequantizeLinear have an axis."""
+FLOAT16_OPSET = 19
+"""The first opset whose QuantizeLinear takes float16."""
+
+
+def canonicalize(model: ir.Model, context: PassContext) -> tuple[ir.Model, tuple[str, ...]]:
+    """`model` simplified and fused, as another model, and notes on what was done."""
+    result = run(parse(PIPELINE), model, context, any_order=True)
+    if not result.modified:
+        return model, ()
+    before, after = result.steps[0].nodes_before, result.steps[-1].nodes_after
+    return result.model, (f"simplified and fused it first: {before} -> {after} nodes",)
+
+
+def needed_opset(model: ir.Model, least: int = PAIR_OPSET) -> int:
+    """The opset that the pairs need: by the formats `least`, and by the float type of the model."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    half = any(tensor is not None and tensor.dtype == ir.DataType.FLOAT16 for tensor in tensors)
+    return max(least, FLOAT16_OPSET if half else PAIR_OPSET)
+
+
+def lifted(
+    model: ir.Model, context: PassContext, least: int = PAIR_OPSET
+) -> tuple[ir.Model, tuple[str, ...]]:
+    """`model` with an opset that has the pairs, as another model if its own is older, and notes.
+
+    Raises:
+        GraphoptError: if a node cannot be converted; it names the operator.
+    """
+    old, new = default_opset(model), needed_opset(model, least)
+    if old >= new:
+        return model, ()
+    model = model.clone()
+    set_opset(model, context, new)
+    context.analyses.changed(keeps_facts=False)
+    return model, (f"raised the opset from {old} to {new}, for its QuantizeLinear",)
