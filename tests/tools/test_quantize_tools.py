@@ -85,7 +85,7 @@ def test_the_bench_measures_each_tool(
 def test_a_failure_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = tmp_path / "found.json"
     options = ["--tasks", "resnet", "--no-build", "--evaluate", 50, "--tools", ""]
-    pipeline = ["--pipeline", "bad=lossless,quantize{exclude=nothing}"]
+    pipeline = ["--pipeline", "bad=quantize{exclude=nothing}"]
     assert run(bench_quantize, monkeypatch, tmp_path, *options, *pipeline, "--json", found) == 1
     (task,) = json.loads(found.read_text())["tasks"]
     assert "no node or operator is called 'nothing'" in task["results"]["graphopt bad"]["failure"]
