@@ -35,13 +35,14 @@ class MissingError(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """Attributes:
-    name: of the task.
-    model: the net as its author exported it.
-    calibration: .npz of samples by input.
-    evaluation: the same, with `labels`.
-    metric: see `METRICS`.
-    shapes: for the engine, as `graphopt build --shapes` takes it; None for the default batch.
+    """What is measured on.
+
+    Attributes:
+        model: the net as its author exported it.
+        calibration: .npz of samples by input.
+        evaluation: the same, with `labels`.
+        metric: see `METRICS`.
+        shapes: for the engine, as `graphopt build --shapes` takes it; None for the default batch.
     """
 
     name: str
@@ -88,7 +89,8 @@ def hard(name: str, base: Callable[[Path], Task], make: Callable, folder: Path) 
     """The net of another task, its function unchanged; see `hard_nets`."""
     task = base(folder)
     model = folder / f"{name}.onnx"
-    graphopt.save(make(graphopt.load(task.model)), model)
+    if not model.exists():
+        graphopt.save(make(graphopt.load(task.model)), model)
     return Task(name, model, task.calibration, task.evaluation, task.metric, task.shapes)
 
 
