@@ -22,6 +22,16 @@ COLUMNS = (
     "TensorRT-RTX",
 )
 CPU_COLUMNS = (*COLUMNS[:-1], "optimized", "latency")
+PLACES = {
+    "TensorRT": (
+        "TensorRT-RTX: the Conv, Gemm and MatMul nodes whose kernel is int8, of all; or why it",
+        "refuses the model. The hard nets are those of `tools/hard_nets.py`.",
+    ),
+    "CPU": (
+        "Optimized: the score with the optimizations on; latency: of one sample, with the",
+        "optimizations on, relative to the float model's in the same run.",
+    ),
+}
 
 
 def cells(name: str, row: Row, task: Row, columns: Sequence[str]) -> list[str]:
@@ -127,7 +137,11 @@ def markdown(report: Row) -> str:
         "",
         f"Made by `tools/bench_quantize.py`, whose help says how: {tools}; target",
         f"{report['target']}; at most {report['calibration_samples']} calibration samples, the",
-        "same for all.",
+        "same for all. Score: of the quantized model, in ONNX Runtime with its optimizations off;",
+        "change: against the float model, in points; SQNR: of the outputs against the float",
+        "model's; agrees: how often both say the same. CPU seconds and peak memory are of the",
+        "process that quantizes, its libraries included.",
+        *PLACES["CPU" if columns is CPU_COLUMNS else "TensorRT"],
     ]
     for task in report["tasks"]:
         lines += ["", f"## {_title(task)}", ""]
