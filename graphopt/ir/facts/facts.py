@@ -25,14 +25,12 @@ from graphopt.ir.facts.shape_rules import SHAPE_RULES
 from graphopt.ir.facts.window_rules import WINDOW_RULES
 from graphopt.ir.query import (
     DEFAULT_DOMAINS,
+    UNKNOWN_DIMENSIONS,
     constant_tensor,
     default_opset,
     replaced_operators,
     subgraphs,
 )
-
-# What exporters write for "not known".
-_SAYS_NOTHING = frozenset({"", "?", "-1", "None", "none", "unk", "unknown", "dynamic"})
 
 
 class Facts:
@@ -220,7 +218,7 @@ def _input(value: ir.Value, number: int) -> Fact:
     for axis, dim in enumerate(value.shape):
         if isinstance(dim, int):
             dims.append(dim if dim >= 0 else symbol(f"input{number}[{axis}]"))
-        elif dim.value is None or dim.value in _SAYS_NOTHING:
+        elif dim.value is None or dim.value in UNKNOWN_DIMENSIONS:
             dims.append(symbol(f"input{number}[{axis}]"))
         else:
             dims.append(symbol(f"'{dim.value}'"))
