@@ -45,6 +45,8 @@ class StepRow:
     declined: tuple[Declined, ...] = field(repr=False)
     """Near misses: rewrites whose pattern is there but that were not applied, and why."""
     details: dict[str, Any] = field(repr=False)
+    unmet: str | None = None
+    """What was demanded of the pass and its result does not meet."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ class Report:
     latency_batch: int | None = None
     warnings: tuple[str, ...] = ()
     output: str | None = None
+
+    @property
+    def unmet(self) -> tuple[str, ...]:
+        """What passes were told to reach and did not, by pass."""
+        return tuple(f"{row.step}: {row.unmet}" for row in self.steps if row.unmet is not None)
 
 
 @dataclass(frozen=True)

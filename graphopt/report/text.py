@@ -49,6 +49,8 @@ def print_report(report: Report, *, explain: bool = False) -> None:
         console.print(f"wrote {escape(report.output)}")
     else:
         console.print("[red]no model was written[/]: the score fell by more than --max-drop")
+    for unmet in report.unmet:
+        console.print(f"[red]not reached[/] by {escape(unmet)}")
 
 
 def _print_passes(console: Console, passes: Sequence[PassSummary], *, explain: bool) -> None:
