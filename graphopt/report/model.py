@@ -137,6 +137,45 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class LayerSensitivity:
+    """What it costs to quantize one layer alone."""
+
+    node: str
+    op_type: str
+    macs: int | None
+    """For one sample; None if its shapes are not known."""
+    sqnr_db: float
+    """The signal-to-noise ratio of the worst output against the float model."""
+    precision: str
+    """What the pass computes it in: a format, or `float`."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What `graphopt sensitivity` shows."""
+
+    source: str
+    pipeline: str
+    target: str
+    calibration: str
+    data: str
+    """The samples that were measured on; `samples` is their number."""
+    samples: int
+    everywhere_db: float
+    """The signal-to-noise ratio with all layers quantized."""
+    layers: tuple[LayerSensitivity, ...]
+    """In the order of the graph."""
+    notes: tuple[str, ...] = ()
+    unmet: str | None = None
+    """What was demanded of the pass and its result does not meet."""
+
+    @property
+    def by_sensitivity(self) -> tuple[LayerSensitivity, ...]:
+        """The layers, those that cost the most first."""
+        return tuple(sorted(self.layers, key=lambda layer: layer.sqnr_db))
+
+
+@dataclass(frozen=True)
 class Port:
     """An input or output of a model."""
 

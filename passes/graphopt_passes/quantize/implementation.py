@@ -15,6 +15,7 @@ from graphopt.pipeline.base import PassContext, PassResult
 from graphopt.targets.quantization import QuantizationRules
 from graphopt_passes.quantize.candidates import Candidate, Declined, quantized_already
 from graphopt_passes.quantize.canonical import canonicalize, lifted
+from graphopt_passes.quantize.choice import choose_floating, measures, parts
 from graphopt_passes.quantize.placement import Placement
 from graphopt_passes.quantize.quantizer import Quantized, Quantizer
 from graphopt_passes.quantize.weights import QuantizedWeight
@@ -39,16 +40,19 @@ def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
     details: dict[str, Any] = {"float": [_float_row(item) for item in quantizer.declined]}
     if not quantizer.candidates:
         return PassResult(model, False, notes=notes, details=details)
-    samples = _samples(prepared, context)
-    histograms = quantizer.calibrate(samples)
-    quantized = quantizer.write()
-    notes += _calibration_notes(samples, quantized.placement, histograms)
+    samples, held_out = parts(options, _samples(prepared, context))
+    histograms = quantizer.calibrate(samples, any_choice=measures(options))
+    choice = choose_floating(quantizer, held_out, context, options)
+    quantized = quantizer.write(choice.floating)
+    notes += choice.notes + _calibration_notes(samples, quantized.placement, histograms)
+    details |= choice.details
     details["tensors"] = [
         _tensor_row(value, histograms[str(value.name)], float(scale), quantizer.rules)
         for value, scale in quantized.scales.items()
     ]
     details["quantized"] = [_node_row(c, quantized.weights[c.node]) for c in quantized.candidates]
-    return PassResult(quantized.model, True, _rewrites(quantized, quantizer.rules), notes, details)
+    rewrites = _rewrites(quantized, quantizer.rules)
+    return PassResult(quantized.model, True, rewrites, notes, details, unmet=choice.unmet)
 
 
 def _prepared(
