@@ -111,7 +111,7 @@ def _bar(layer: LayerSensitivity, label: str, top: float, axis: _Axis) -> list[s
 def _everywhere(value: float, axis: _Axis, bottom: float) -> list[str]:
     x = axis.place(value)
     return [
-        _line(x, TOP - 22, x, bottom, "#222", dashes="4 3"),
+        _line(x, TOP - 4, x, bottom, "#222", dashes="4 3"),
         _text(x, TOP - 24, f"all layers quantized: {value:.1f} dB", anchor="middle"),
     ]
 
@@ -129,10 +129,11 @@ def _legend(layers: tuple[LayerSensitivity, ...]) -> list[str]:
 
 
 def _label(layer: LayerSensitivity) -> str:
-    """Its name, the end of it where it is long, and its operator."""
-    room = LONGEST_LABEL - len(layer.op_type) - 1
-    name = layer.node if len(layer.node) <= room else "…" + layer.node[1 - room :]
-    return _printable(f"{name} {layer.op_type}")
+    """Its name, the end of it where it is long, with its operator."""
+    name = layer.node
+    if not name.endswith(layer.op_type):
+        name += f" ({layer.op_type})"
+    return _printable(name if len(name) <= LONGEST_LABEL else "…" + name[1 - LONGEST_LABEL :])
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", size: int = 11) -> str:

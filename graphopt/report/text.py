@@ -166,7 +166,7 @@ def print_comparison(comparison: Comparison) -> None:
 
 
 def print_sensitivity(sensitivity: Sensitivity) -> None:
-    """What each layer costs, the worst first, with a bar for each: short ones are sensitive."""
+    """What each layer alone costs, the worst first; a short bar is a sensitive layer."""
     console = _console()
     console.print(
         f"[bold]{escape(sensitivity.source)}[/]: {escape(sensitivity.pipeline)}, "
@@ -179,9 +179,9 @@ def print_sensitivity(sensitivity: Sensitivity) -> None:
     table.add_column("layer", overflow="fold")
     table.add_column("operator")
     table.add_column("MACs", justify="right")
-    table.add_column("alone, SQNR dB", justify="right")
+    table.add_column("SQNR dB", justify="right")
     table.add_column("", min_width=BAR, no_wrap=True)
-    table.add_column("precision")
+    table.add_column("stays")
     for layer in sensitivity.by_sensitivity:
         share = "?" if layer.macs is None or not total else f"{layer.macs / total:.1%}"
         filled = round(BAR * min(max(layer.sqnr_db / longest, 0.0), 1.0)) if longest > 0 else 0
@@ -191,7 +191,7 @@ def print_sensitivity(sensitivity: Sensitivity) -> None:
             share,
             f"{layer.sqnr_db:.1f}",
             "█" * filled,
-            escape(layer.precision),
+            "float" if layer.precision == "float" else "",
         )
     console.print(table)
     console.print(f"all layers quantized: {sensitivity.everywhere_db:.1f} dB")

@@ -16,7 +16,7 @@ from graphopt_passes.prune_channels.stream import needed_from, stretch
 from graphopt_passes.quantize.judge import Judge
 from graphopt_passes.quantize.quantizer import Quantizer, key_of
 
-HELD_BYTES = 1 << 29
+HELD_BYTES = 1 << 28
 """What the float values at one place of the network may take, over all samples that judge."""
 
 
@@ -66,10 +66,8 @@ class _Held:
     """The values of the float model at one place: all that the nodes from there on need."""
 
     def __init__(self, model: ir.Model, feeds: list[Feed]) -> None:
-        self._model = model
-        self._nodes = list(model.graph)
-        values = ir.convenience.create_value_mapping(model.graph)
-        self._types = {name: value.type for name, value in values.items()}
+        self._model = model.clone()
+        self._nodes = list(self._model.graph)
         self._inputs = feeds
         self._values = feeds
         self._place = 0
@@ -83,7 +81,7 @@ class _Held:
             return math.inf
         if self._place == 0:
             return judge.sqnr(changed)
-        session = Session(stretch(changed, list(self._values[0]), wanted))
+        session = Session(self._ahead(changed, wanted))
         results = (session.run({n: feed[n] for n in session.inputs}) for feed in self._values)
         return judge.compare(results, wanted)
 
@@ -108,21 +106,27 @@ class _Held:
         if place in (self._place, len(self._nodes)):
             return
         names = sorted(needed_from(self._model, self._nodes[place], after=False))
-        if not all(isinstance(self._types[name], ir.TensorType) for name in names):
-            return
-        known = list(self._values[0])
-        missing = [name for name in names if name not in known]
-        session = Session(stretch(self._model, known, missing)) if missing else None
+        missing = [name for name in names if name not in self._values[0]]
+        session = Session(self._ahead(self._model, missing)) if missing else None
         values: list[Feed] = []
         size = 0
         for feed in self._values:
             own = {name: feed[name] for name in session.inputs} if session else {}
             computed = session.run(own) if session else {}
             values.append({n: computed[n] if n in computed else feed[n] for n in names})
+            if any(isinstance(value, list) for value in computed.values()):
+                return  # a sequence cannot be fed
             size += sum(array.nbytes for array in values[-1].values())
             if size > HELD_BYTES:
                 return
         self._place, self._values = place, values
+
+    def _ahead(self, model: ir.Model, wanted: list[str]) -> ir.Model:
+        """What computes the values `wanted` of `model` from those that are held."""
+        named = ir.convenience.create_value_mapping(model.graph)
+        for name, array in self._values[0].items():  # types that nobody has inferred
+            named[name].type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        return stretch(model, list(self._values[0]), wanted)
 
 
 def _macs(quantizer: Quantizer, feed: Feed) -> dict[ir.Node, int | None]:
