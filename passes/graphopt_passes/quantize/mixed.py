@@ -1,6 +1,6 @@
 """Which layers stay float: by measurement, the fewest with which the model is good enough.
 
-The noise of quantized layers adds up at the output, nearly (measured: within 1 dB), so the layers
+The noise of quantized layers adds up at the output, nearly (on the fixtures, to 1 dB), so the layers
 to leave in float are the noisiest. They are ranked by their noise alone, and the search goes
 
 1. by bisection over the ranking: the least k for which leaving the first k in float is enough,
