@@ -56,10 +56,10 @@ def choose_floating(
     """Measures layers and chooses as `options` demand.
 
     Args:
-        quantizer: calibrated for any choice, with at least one layer.
+        quantizer: calibrated for any choice.
         held_out: the samples to measure on; see `parts`.
     """
-    if not measures(options):
+    if not (measures(options) and quantizer.candidates):
         return Choice()
     judge = Judge(quantizer.model, held_out)
     layers = measure_layers(quantizer, judge, context.progress)
@@ -68,13 +68,14 @@ def choose_floating(
     search = None if goal is None else _searched(quantizer, layers, goal, context)
     floating = frozenset() if search is None else search.best
     worst = sorted(layers, key=lambda layer: layer.sqnr_db)
+    data = quantizer.rules.numbers.data
     notes = [
-        f"{options.format} everywhere: {everywhere:.1f} dB at the output, on {judge.samples} "
+        f"{data} everywhere: {everywhere:.1f} dB at the output, on {judge.samples} "
         f"samples of {held_out.description}; the most sensitive layers alone: {_listed(worst)}"
     ]
     if not isinstance(held_out, Part):
         notes.append("too few samples to hold any out: measured on those that it calibrated on")
-    rows = _rows(layers, floating, options)
+    rows = _rows(layers, floating, data)
     details: dict[str, Any] = {
         "sensitivity": {
             "data": held_out.description,
@@ -165,14 +166,14 @@ def _share(search: Search) -> float | None:
     return sum(v for k, v in known.items() if k not in search.best) / sum(known.values())
 
 
-def _rows(layers: list[Layer], floating: frozenset[str], options: Quantize) -> list[dict[str, Any]]:
+def _rows(layers: list[Layer], floating: frozenset[str], quantized: str) -> list[dict[str, Any]]:
     return [
         {
             "node": layer.node,
             "op_type": layer.op_type,
             "macs": layer.macs,
             "sqnr_db": layer.sqnr_db,
-            "precision": "float" if layer.key in floating else options.format,
+            "precision": "float" if layer.key in floating else quantized,
         }
         for layer in layers
     ]

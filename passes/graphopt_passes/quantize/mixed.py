@@ -1,7 +1,7 @@
 """Which layers stay float: by measurement, the fewest with which the model is good enough.
 
-The noise of quantized layers adds up at the output, nearly (on the fixtures, to 1 dB), so the layers
-to leave in float are the noisiest. They are ranked by their noise alone, and the search goes
+The noise of quantized layers nearly adds up at the output (on the fixtures, to 1 dB), so those to
+leave in float are the noisiest. They are ranked by their noise alone, and the search goes
 
 1. by bisection over the ranking: the least k for which leaving the first k in float is enough,
    while with k - 1 it was measured not to be: at most 2 + log2(layers) models;

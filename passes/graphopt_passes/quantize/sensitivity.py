@@ -49,10 +49,10 @@ def measure_layers(quantizer: Quantizer, judge: Judge, progress: Progress) -> li
     What is ahead of a layer computes in float whether or not the layer is quantized. So each run
     starts at the layer, from values that are computed once, as long as they fit `HELD_BYTES`.
     """
-    keys = quantizer.layers
+    nodes = {key_of(candidate.node): candidate.node for candidate in quantizer.candidates}
+    keys = list(nodes)
     macs = _macs(quantizer, judge.feeds[0])
     held = _Held(quantizer.model, judge.feeds)
-    nodes = {candidate.node.outputs[0].name: candidate.node for candidate in quantizer.candidates}
     layers = []
     for key in progress.track(keys, "measuring layers", len(keys)):
         others = [other for other in keys if other != key]
