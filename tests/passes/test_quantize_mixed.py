@@ -174,6 +174,30 @@ def test_only_the_layer_that_suffers_stays_float() -> None:
     assert any("left in float, to reach min_sqnr=30: 'a'" in note for note in result.notes)
 
 
+def test_onnx_runtime_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = spoilt_net()
+    feed = spoilt_data(model)
+    step = Quantize(min_sqnr=30, canonicalize=False)
+    result = step.run(model, context(model, feed, "onnxruntime-cpu"))
+    assert {row["precision"] for row in rows(result).values()} == {"uint8", "float"}
+    assert floating(result) == {"a"}
+    assert sqnr(model, result.model, held_out(feed)) >= 30
+    monkeypatch.setattr(sensitivity, "HELD_BYTES", 0)
+    whole = step.run(model, context(model, feed, "onnxruntime-cpu"))
+    assert whole.details["sensitivity"] == result.details["sensitivity"]
+
+
+def test_a_model_that_is_quantized_in_part() -> None:
+    """What is there already stays; the search is over the rest."""
+    model = spoilt_net()
+    feed = spoilt_data(model)
+    part = quantize(model, feed, include=("e",), islands=True).model
+    result = quantize(part, feed, min_sqnr=30)
+    assert floating(result) == {"a"}
+    assert rows(result)["e"]["sqnr_db"] == np.inf
+    assert quantized_nodes(result.model) == {"c", "e", "y"}
+
+
 def test_nothing_stays_float_where_that_is_good_enough() -> None:
     model = net("y = Conv (x, w)", w=(8, 4, 3, 3))
     result = quantize(model, data(model, count=COUNT), min_sqnr=20)
