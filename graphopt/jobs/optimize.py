@@ -47,9 +47,14 @@ class Optimized:
     report: Report
 
     @property
-    def met(self) -> bool:
+    def accepted(self) -> bool:
         """Whether the drop of the evaluation is within `max_drop`."""
         return self.report.evaluation is None or self.report.evaluation.met
+
+    @property
+    def met(self) -> bool:
+        """Whether that is so, and every pass has reached what it was told to."""
+        return self.accepted and not self.report.unmet
 
 
 def optimize(
@@ -75,7 +80,7 @@ def optimize(
         calibration: representative samples; as text see `graphopt.data.samples.open_samples`.
         evaluation: a score before and after; as text see
             `graphopt.data.evaluation.open_evaluation`.
-        max_drop: by how much the score may fall, in its unit; see `Optimized.met`.
+        max_drop: by how much the score may fall, in its unit; see `Optimized.accepted`.
         target: what the model is to run on; see `graphopt.targets`.
         verify: `each` compares outputs after every pass, `final` at the end, `off` not at all.
         tolerance: for exact passes, relative to an output's peak, in place of the default by dtype.
@@ -232,6 +237,7 @@ def _step_rows(result: RunResult, seconds: Sequence[float]) -> tuple[StepRow, ..
             notes=record.notes,
             declined=record.declined,
             details=record.details,
+            unmet=record.unmet,
         )
         for record, elapsed in zip(result.steps, seconds, strict=True)
     )
