@@ -18,12 +18,13 @@ from graphopt.quantization import (
     mse_parameters,
     quantize,
     ranges,
+    sqnr_db,
     symmetric_scale,
 )
 from graphopt.targets import Target
+from graphopt_passes.quantize_weights.left import Left, listed, notes_on, rows_on
 from graphopt_passes.quantize_weights.survey import (
     WEIGHT_INPUT,
-    Declined,
     Layer,
     stored_format,
     survey,
@@ -34,7 +35,6 @@ from graphopt_passes.set_opset.conversion import set_opset
 if TYPE_CHECKING:
     from graphopt_passes.quantize_weights import QuantizeWeights
 
-NAMES_IN_A_NOTE = 3
 WHERE = "pass 'quantize-weights'"
 
 
@@ -42,29 +42,28 @@ def run(options: QuantizeWeights, model: ir.Model, context: PassContext) -> Pass
     """Runs the pass; see `QuantizeWeights`."""
     format = stored_format(options)
     _require_format(format, context.target)
-    layers, declined = _survey(options, model, context.target)
+    layers, left = _survey(options, model, context.target)
     old = default_opset(model)
     opset = max([old, *(opset_for(layer, format, context.target) for layer in layers)])
     notes = []
     if opset > old:
         notes.append(f"raised the opset from {old} to {opset}, for its DequantizeLinear")
         set_opset(model, context, opset)
-        layers, declined = _survey(options, model, context.target)
+        layers, left = _survey(options, model, context.target)
     names = Names(model)
     counts: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
     for layer in context.progress.track(layers, "quantizing weights", total=len(layers)):
         try:
-            stored, error = _quantized(layer, options, format)
+            stored, decibels = _quantized(layer, options, format)
         except ValueError as problem:
-            declined.append(Declined(layer.reads[0].node, f"its weight holds {problem}"))
+            left.append(Left(layer.reads[0].node, f"its weight holds {problem}"))
             continue
-        rows.append(_row(layer, format, stored, error))
+        rows.append(_row(layer, format, stored, decibels))
         counts.update(f"{format.name}-{read.node.op_type.lower()}" for read in layer.reads)
         write(model, names, layer, stored, gather_first=gathers_first(layer, context.target))
-    notes += _notes(model, declined)
-    left = [{"node": label(item.node), "reason": item.reason} for item in declined]
-    details = {"weights": rows, "float": left}
+    notes += _notes(model, left)
+    details = {"weights": rows, "float": rows_on(left)}
     return PassResult(model, bool(rows) or opset > old, counts, tuple(notes), details)
 
 
@@ -79,7 +78,7 @@ def _require_format(format: Format, target: Target) -> None:
 
 def _survey(
     options: QuantizeWeights, model: ir.Model, target: Target
-) -> tuple[list[Layer], list[Declined]]:
+) -> tuple[list[Layer], list[Left]]:
     excluded = named_nodes(model, options.exclude, where=WHERE)
     return survey(model, options, target, excluded)
 
@@ -113,14 +112,7 @@ def _quantized(
     data = quantize(array, scale, zero, format, axis=axis, block_size=block, precision=np.float32)
     back = dequantize(data, scale, zero, format, axis=axis, block_size=block)
     stored = StoredWeight(data, scale, None if options.symmetric else zero)
-    return stored, signal_to_noise(array, back)
-
-
-def signal_to_noise(array: np.ndarray[Any, Any], approximate: np.ndarray[Any, Any]) -> float:
-    """In dB; infinite where nothing is lost."""
-    exact = array.astype(np.float64)
-    noise = float(np.square(exact - approximate.astype(np.float64)).sum())
-    return 10 * float(np.log10(np.square(exact).sum() / noise)) if noise else float("inf")
+    return stored, sqnr_db(array, back)
 
 
 def _row(layer: Layer, format: Format, stored: StoredWeight, decibels: float) -> dict[str, Any]:
@@ -136,23 +128,11 @@ def _row(layer: Layer, format: Format, stored: StoredWeight, decibels: float) ->
     }
 
 
-def _notes(model: ir.Model, declined: list[Declined]) -> list[str]:
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for item in declined:
-        reasons.setdefault((item.node.op_type, item.reason), []).append(label(item.node))
-    notes = [
-        f"{len(nodes)} {operator} left in float ({reason}): {_listed(nodes)}"
-        for (operator, reason), nodes in reasons.items()
-    ]
+def _notes(model: ir.Model, left: list[Left]) -> list[str]:
+    notes = notes_on(left, "left in float")
     operators = [name for name in WEIGHT_INPUT if name != "Gather"]
     top = set(model.graph)
     inner = [label(n) for n in nodes_of(model) if n not in top and is_standard(n, *operators)]
     if inner:
-        notes.append(f"{len(inner)} in subgraphs or functions left in float: {_listed(inner)}")
+        notes.append(f"{len(inner)} in subgraphs or functions left in float: {listed(inner)}")
     return notes
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:NAMES_IN_A_NOTE])
-    more = len(names) - NAMES_IN_A_NOTE
-    return f"{shown} and {more} more" if more > 0 else shown

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from graphopt.ir import constant_tensor, is_standard, label
 from graphopt.quantization import Format, get_format
 from graphopt.targets import Target
+from graphopt_passes.quantize_weights.left import Left
 
 if TYPE_CHECKING:
     from graphopt_passes.quantize_weights import QuantizeWeights
@@ -50,14 +51,6 @@ class Layer:
         return all(read.node.op_type == "Gather" for read in self.reads)
 
 
-@dataclass(frozen=True)
-class Declined:
-    """A node whose weight stays as it is."""
-
-    node: ir.Node
-    reason: str
-
-
 def stored_format(options: QuantizeWeights) -> Format:
     """The format of the integers."""
     return get_format(options.format if options.symmetric else f"u{options.format}")
@@ -65,10 +58,10 @@ def stored_format(options: QuantizeWeights) -> Format:
 
 def survey(
     model: ir.Model, options: QuantizeWeights, target: Target, excluded: set[ir.Node]
-) -> tuple[list[Layer], list[Declined]]:
+) -> tuple[list[Layer], list[Left]]:
     """Every weight of the main graph in order of first use: to store in few bits, and to leave."""
     layers: list[Layer] = []
-    declined: list[Declined] = []
+    left: list[Left] = []
     seen: set[ir.Value] = set()
     for node in model.graph:
         if not is_standard(node, *WEIGHT_INPUT):
@@ -89,8 +82,8 @@ def survey(
                 continue
             reason = verdict
         if reason is not None:
-            declined.append(Declined(node, reason))
-    return layers, declined
+            left.append(Left(node, reason))
+    return layers, left
 
 
 def _root(value: ir.Value | None) -> ir.Value | None:
