@@ -27,7 +27,7 @@ class ClusterWeights(Pass):
     A later `fold-constants` undoes it for small weights; put it last.
 
     Attributes:
-        bits: of an index, 2 to 8; up to 6 with a codebook for each channel.
+        bits: of an index, 2 to 8; up to 5 with a codebook for each channel.
         per: one codebook for each output `channel`, or one for the whole `tensor`. Channels of few
             numbers share one in any case.
         keep_zeros: whether weights that are 0 stay 0, as in a pruned model.
@@ -50,7 +50,7 @@ class ClusterWeights(Pass):
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        most = 6 if self.per == "channel" else 8
+        most = 5 if self.per == "channel" else 8
         if not 2 <= self.bits <= most:
             raise ValueError(f"bits must be 2 to {most} per {self.per}, not {self.bits}")
         if self.min_elements < 1:

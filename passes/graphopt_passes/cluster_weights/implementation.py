@@ -123,7 +123,7 @@ def _restored(weight: Weight, codebook: Array, indices: Array) -> Array:
     table = codebook.T if weight.by_column else codebook
     axis = 0 if weight.by_column else 1
     flat = np.take_along_axis(table, indices.reshape(weight.matrix).astype(np.intp), axis)
-    return flat.reshape(indices.shape)
+    return np.asarray(flat.reshape(indices.shape))
 
 
 def _details(rows: list[dict[str, Any]], left: list[Left]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from graphopt.ir import constant_tensor, is_standard
 from graphopt_passes.quantize_weights.left import Left
+from graphopt_passes.quantize_weights.matrices import behind_transposes
 
 if TYPE_CHECKING:
     from graphopt_passes.cluster_weights import ClusterWeights
@@ -25,8 +26,9 @@ WEIGHT_INPUTS = {
     "RNN": (1, 2),
     "Gather": (0,),
 }
-LEAST_PER_LEVEL = 4
-"""A channel has a codebook of its own if it has this many numbers for each value in it."""
+LEAST_PER_LEVEL = 16
+"""A channel has a codebook of its own if it has this many numbers for each value in it: at 4 bits
+the float32 codebooks then add at most half as much again to the indices."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,15 @@ def survey(
         if not is_standard(node, *WEIGHT_INPUTS):
             continue
         for index in WEIGHT_INPUTS[node.op_type]:
-            value = node.inputs[index] if index < len(node.inputs) else None
+            given = node.inputs[index] if index < len(node.inputs) else None
+            value, turned = behind_transposes(given)
             tensor = constant_tensor(value)
             if value is None or tensor is None or value in seen:
                 continue
             seen.add(value)
             reason = _reason(node, value, tensor, options, excluded)
             if reason is None:
-                weights.append(_weight(node, index, value, tensor, options))
+                weights.append(_weight(node, index, turned, value, tensor, options))
             elif reason:
                 left.append(Left(node, reason))
     return weights, left
@@ -91,7 +94,7 @@ def _reason(
         return f"its weight is {tensor.dtype.name.lower()}"
     if tensor.size < options.min_elements:
         return f"its weight has fewer than {options.min_elements} elements"
-    if any(use.node in excluded for use in value.uses()):
+    if node in excluded or any(use.node in excluded for use in value.uses()):
         return "excluded"
     return "its weight is an output of the model, too" if value.is_graph_output() else None
 
@@ -99,12 +102,13 @@ def _reason(
 def _weight(
     node: ir.Node,
     index: int,
+    turned: bool,
     value: ir.Value,
     tensor: ir.TensorProtocol,
     options: ClusterWeights,
 ) -> Weight:
     shape = tuple(int(dim) for dim in tensor.shape.numpy())
-    by_column = _outputs_are_last(node, index)
+    by_column = _outputs_are_last(node, index) != turned
     split = len(shape) - 1 if by_column else _leading(node)
     matrix = math.prod(shape[:split]), math.prod(shape[split:])
     each = matrix[0 if by_column else 1]

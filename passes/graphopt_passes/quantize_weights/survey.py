@@ -12,6 +12,7 @@ from graphopt.ir import constant_tensor, is_standard, label
 from graphopt.quantization import Format, get_format
 from graphopt.targets import Target
 from graphopt_passes.quantize_weights.left import Left
+from graphopt_passes.quantize_weights.matrices import behind_transposes, swaps_axes
 
 if TYPE_CHECKING:
     from graphopt_passes.quantize_weights import QuantizeWeights
@@ -66,7 +67,7 @@ def survey(
     for node in model.graph:
         if not is_standard(node, *WEIGHT_INPUT):
             continue
-        root = _root(node.inputs[WEIGHT_INPUT[node.op_type]])
+        root, _ = behind_transposes(node.inputs[WEIGHT_INPUT[node.op_type]])
         if root is None or root in seen:
             continue
         seen.add(root)
@@ -84,22 +85,6 @@ def survey(
         if reason is not None:
             left.append(Left(node, reason))
     return layers, left
-
-
-def _root(value: ir.Value | None) -> ir.Value | None:
-    """`value`, or the constant that it is the transpose of."""
-    while value is not None and (producer := value.producer()) is not None:
-        if not _turns(producer):
-            break
-        value = producer.inputs[0]
-    return value
-
-
-def _turns(node: ir.Node) -> bool:
-    """Whether `node` swaps the two axes of a matrix."""
-    return is_standard(node, "Transpose") and (
-        tuple(node.attributes.get_ints("perm", ())) == (1, 0)
-    )
 
 
 def _why_not_constant(node: ir.Node, value: ir.Value) -> str:
@@ -147,7 +132,7 @@ def _judge(
 def _reads(weight: ir.Value, turned: bool = False) -> Iterator[Read]:
     """Who computes with `weight`; -1 is the index of a graph output."""
     for node, index in weight.uses():
-        if index == 0 and _turns(node):
+        if index == 0 and swaps_axes(node):
             if node.outputs[0].is_graph_output():
                 yield Read(node, -1, turned)
             yield from _reads(node.outputs[0], not turned)
