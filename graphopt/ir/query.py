@@ -72,12 +72,13 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     It is an initializer that no caller can override (one that is also a graph input is a default,
     not a constant), or the output of a Constant node.
     """
-    if value is None or value.is_graph_input():
+    if value is None:
         return None
-    if value.is_initializer():
-        return value.const_value
     node = value.producer()
-    if node is None or not is_standard(node, "Constant") or len(node.attributes) != 1:
+    if node is None:
+        held = value.is_initializer() and not value.is_graph_input()
+        return value.const_value if held else None
+    if not is_standard(node, "Constant") or len(node.attributes) != 1:
         return None
     return _attribute_tensor(*next(iter(node.attributes.items())))
 
@@ -103,6 +104,11 @@ def _attribute_tensor(name: str, attribute: ir.Attr) -> ir.TensorProtocol | None
         shape = [] if name == "value_string" else [len(encoded)]
         return ir.StringTensor(encoded, shape=ir.Shape(shape))
     return None
+
+
+def dims_of(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    """The shape of `tensor`, of which onnx_ir asks each time whether it is all numbers."""
+    return tuple(tensor.shape)  # type: ignore[arg-type]  # a tensor's is
 
 
 def constant_array(value: ir.Value | None) -> np.ndarray | None:

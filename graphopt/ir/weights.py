@@ -28,7 +28,7 @@ _SHAPE_TYPES = (ir.DataType.INT32, ir.DataType.INT64)
 _LARGEST_SHAPE_BYTES = 1 << 16
 
 # Arrays up to this are kept once they are made.
-_SMALL_ARRAY_BYTES = 4096
+_SMALL_ARRAY_BYTES = 1 << 16
 
 CHUNK_BYTES = 1 << 20
 # The kernel copies at most 2 GiB less a page in one call.

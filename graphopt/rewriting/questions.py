@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphopt.ir import constant_tensor, is_standard, replaced_operators, sole_use
+from graphopt.ir import constant_tensor, replaced_operators, sole_use
 from graphopt.ir.facts import Dims, Facts
 from graphopt.ir.query import DEFAULT_DOMAINS
 from graphopt.pipeline.base import PassContext
@@ -61,7 +61,8 @@ class Questions:
         """Whether `node` is one of `op_types` as ONNX defines them."""
         return (
             node is not None
-            and is_standard(node, *op_types)
+            and node.op_type in op_types  # first, since it is what most are not
+            and node.domain in DEFAULT_DOMAINS
             and node.op_type not in self._replaced
             and not (self._has_functions and any(a.is_ref() for a in node.attributes.values()))
         )
