@@ -247,17 +247,19 @@ class LoadedTensor(ir.serde.TensorProtoTensor):
         super().__init__(proto)
         self._dtype = ir.DataType(proto.data_type)
         self._shape = ir.Shape(proto.dims, frozen=True)
-        self._size = math.prod(proto.dims)
-        has_bytes = self._dtype not in WITHOUT_BYTES
-        self._nbytes = math.ceil(self._dtype.itemsize * self._size) if has_bytes else None
+        self._size: int = math.prod(proto.dims)
+        self._nbytes: int | None = None
+        if self._dtype not in WITHOUT_BYTES:
+            self._nbytes = math.ceil(self._dtype.itemsize * self._size)
         self._array: np.ndarray[Any, Any] | None = None
 
+    # Read-only, as in the class that it derives from: the Protocol would have them writeable.
     @property
-    def dtype(self) -> ir.DataType:
+    def dtype(self) -> ir.DataType:  # type: ignore[override]
         return self._dtype
 
     @property
-    def shape(self) -> ir.Shape:
+    def shape(self) -> ir.Shape:  # type: ignore[override]
         return self._shape
 
     @property
@@ -266,13 +268,16 @@ class LoadedTensor(ir.serde.TensorProtoTensor):
 
     @property
     def nbytes(self) -> int:
-        return super().nbytes if self._nbytes is None else self._nbytes
+        if self._nbytes is None:
+            raise TypeError(f"a tensor of type {self._dtype} has no bytes")
+        return self._nbytes
 
     def numpy(self) -> np.ndarray[Any, Any]:
         if self._array is not None:
             return self._array
         array: np.ndarray[Any, Any] = super().numpy()
-        if array.nbytes <= _SMALL_ARRAY_BYTES:
+        is_plain = self._nbytes is not None and self._dtype.bitwidth >= 8
+        if is_plain and array.nbytes <= _SMALL_ARRAY_BYTES:
             array.flags.writeable = False
             self._array = array
         return array
