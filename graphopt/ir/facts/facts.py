@@ -28,6 +28,7 @@ from graphopt.ir.query import (
     UNKNOWN_DIMENSIONS,
     constant_tensor,
     default_opset,
+    dims_of,
     replaced_operators,
     subgraphs,
 )
@@ -231,7 +232,7 @@ def _leaf(value: ir.Value) -> Fact | None:
     if tensor is None:
         return _with_declared_type(NOTHING, value) if value.producer() is None else None
     dtype = tensor.dtype
-    dims = tuple(tensor.shape.numpy())
+    dims = dims_of(tensor)
     items: tuple[Item, ...] | None = None
     if dtype in RANGES and len(dims) <= 1 and tensor.size <= MAX_ITEMS:
         items = tuple(map(int, tensor.numpy().reshape(-1).tolist()))
