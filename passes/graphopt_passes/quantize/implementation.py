@@ -96,7 +96,7 @@ def _scales(
     levels = rules.data_limits[1]
     for group in placement.groups:
         merged = Histogram.merge_all(histograms[str(value.name)] for value in group)
-        threshold = choose_range(merged, method, levels)
+        threshold = choose_range(merged, method, levels).threshold
         for value in group:
             scales[value] = stored_scale(threshold / levels, placement.dtypes[value].numpy())
     return scales
