@@ -94,6 +94,8 @@ def watch(
     backend: str | None = None,
 ) -> dict[str, S]:
     """The statistic that each of `observers`, by tensor, makes over `samples`; see `collect`."""
+    if not observers:
+        return {}
     source = iter(samples)
     first = next(source, None)
     if first is None or limit == 0:

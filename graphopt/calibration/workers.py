@@ -104,6 +104,8 @@ def dask(model: ir.Model, task: Task[S], address: str) -> Iterator[Workers[S]]:
         GraphoptError: if distributed is not installed, or there is no cluster with workers.
     """
     with _client(address) as client:
+        from distributed import KilledWorker
+
         number = sum(client.nthreads().values())
         if not number:
             raise GraphoptError("the Dask cluster has no workers", where=address)
@@ -116,7 +118,12 @@ def dask(model: ir.Model, task: Task[S], address: str) -> Iterator[Workers[S]]:
             )
             return future
 
-        yield Workers(submit, number)
+        try:
+            yield Workers(submit, number)
+        except KilledWorker:
+            raise GraphoptError(
+                "workers of the Dask cluster died, perhaps for lack of memory", where=address
+            ) from None
 
 
 def _client(address: str) -> Any:
