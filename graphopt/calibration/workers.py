@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -105,6 +105,7 @@ def dask(model: ir.Model, task: Task[S], address: str) -> Iterator[Workers[S]]:
     """
     with _client(address) as client:
         from distributed import KilledWorker
+        from distributed.comm import CommClosedError
 
         number = sum(client.nthreads().values())
         if not number:
@@ -120,9 +121,9 @@ def dask(model: ir.Model, task: Task[S], address: str) -> Iterator[Workers[S]]:
 
         try:
             yield Workers(submit, number)
-        except KilledWorker:
+        except (CommClosedError, KilledWorker, CancelledError):
             raise GraphoptError(
-                "workers of the Dask cluster died, perhaps for lack of memory", where=address
+                "a worker of the Dask cluster is lost, perhaps for lack of memory", where=address
             ) from None
 
 

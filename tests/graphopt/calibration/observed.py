@@ -62,3 +62,20 @@ class Counted:
 
 def samples(of: ir.Model, data: np.ndarray) -> Counted:
     return Counted(ArraySamples("test", {"x": data}, input_specs(of)))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Images that are made as they are read; nobody keeps them."""
+
+    number: int
+    is_random: bool = True
+    description: str = "noise"
+
+    def __iter__(self) -> Iterator[Feed]:
+        generator = np.random.default_rng(0)
+        for _ in range(self.number):
+            yield {"x": generator.standard_normal((1, 3, 256, 256), np.float32)}
+
+    def count(self) -> int:
+        return self.number

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from models import model as parse
 from observed import NAMES, NET, samples, state
+from onnx.reference import ReferenceEvaluator
 
 from graphopt.calibration import Histogram, collect, collect_channels
 from graphopt.calibration.plan import Plan
@@ -153,7 +159,7 @@ def test_samples_of_different_sizes_do_not_share_a_run() -> None:
 
 
 def test_a_float16_model_is_calibrated_as_it_is() -> None:
-    """ONNX Runtime's rewrites would leave out the rounding between the two nodes."""
+    """No rewrite of ONNX Runtime's may leave out the rounding between the two nodes."""
     net = parse(
         """<ir_version: 9, opset_import: ["" : 17]>
         g (float16[batch, 4] x) => (float16[batch, 4] y) <float[1] f = {0.001}>
@@ -165,6 +171,35 @@ def test_a_float16_model_is_calibrated_as_it_is() -> None:
     found = collect(net, ["y"], samples(net, data))["y"]
     expected = data * np.float16(0.001) - data
     assert state(found) == state(Histogram.of(expected))
+
+
+def test_a_quantized_model_is_calibrated_as_it_is() -> None:
+    """ONNX Runtime's rewrites would compute the addition in integers."""
+    net = parse(
+        """<ir_version: 9, opset_import: ["" : 19]>
+        g (float[batch, 4] x) => (float[batch, 4] y)
+        <float s = {0.05}, float t = {0.07}, int8 z = {0}>
+        {
+            q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z)
+            a = Add (d, d)
+            p = QuantizeLinear (a, t, z) y = DequantizeLinear (p, t, z)
+        }"""
+    )
+    data = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
+    (expected,) = ReferenceEvaluator(ir.to_proto(net)).run(None, {"x": data})
+    found = collect(net, ["a", "y"], samples(net, data))
+    assert state(found["y"]) == state(Histogram.of(expected))
+    first = next(iter(samples(net, data)))
+    assert not Plan.of(net, {"a": HistogramObserver()}, first, 1000).task.optimize
+
+
+@pytest.mark.parametrize("number", [1, 4, 6])
+def test_a_fixed_batch_is_filled_up(number: int) -> None:
+    net = parse(NET.replace("[batch, 4]", "[4, 4]"))
+    data = np.random.default_rng(0).standard_normal((number, 4)).astype(np.float32)
+    found = collect(net, ["a"], samples(net, data))["a"]
+    assert (found.low, found.high) == (2 * data.min(), 2 * data.max())
+    assert found.size == 16 * -(-number // 4)
 
 
 LARGE = """
@@ -226,3 +261,34 @@ def test_channels_that_are_not_finite_and_axes_that_are_not_there(bad: float) ->
     data[2, 1] = bad
     with pytest.raises(GraphoptError, match=r"tensor 'a': takes .* on the calibration data"):
         collect_channels(net, {"a": 1}, samples(net, data))
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from models import model
+from observed import Noise
+from graphopt.calibration import collect
+net = model(open(sys.argv[1]).read())
+found = collect(net, ["x", "a", "b", "c", "y"], Noise(int(sys.argv[2])), budget=1 << 24)
+assert found["y"].low < -3
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
+    """256 samples of five tensors of 0.75 MB would be 960 MB, and the samples alone 190 MB."""
+    (tmp_path / "net.txt").write_text(NET.replace("4]", "3, 256, 256]"))
+    peaks = []
+    for number in ("16", "256"):
+        command = [sys.executable, "-c", MEMORY, str(tmp_path / "net.txt"), number]
+        paths = os.pathsep.join(path for path in sys.path if path)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONPATH": paths},
+        )
+        peaks.append(int(done.stdout))
+    assert abs(peaks[1] - peaks[0]) < 50
