@@ -22,7 +22,7 @@ COLUMNS = (
     "TensorRT-RTX",
 )
 CPU_COLUMNS = (*COLUMNS[:-1], "optimized", "latency")
-SHARE = 0.75
+SHARE = 0.6
 PLACES = {
     "TensorRT": (
         "TensorRT-RTX: the Conv, Gemm and MatMul nodes whose kernel is int8, of all; or why it",
