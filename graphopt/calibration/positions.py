@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 POSITIONS = 1 << 14
-"""About how many elements of a tensor are counted for each sample, at most."""
+"""About how many elements of a tensor are counted for each sample, unless told otherwise."""
+COUNTED = 1 << 19
+"""About how many are to be counted over all samples, and the least and the most for each."""
+LEAST, MOST = 1 << 13, 1 << 16
+
+
+def positions_for(samples: int | None) -> int:
+    """How many elements of a tensor to count for each of so many samples; None if unknown."""
+    return POSITIONS if samples is None else min(MOST, max(LEAST, COUNTED // max(1, samples)))
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,7 @@ class Positions:
 
     A distribution does not need every one of the 800,000 elements of a feature map. The part of
     them below some value, seen on n of them drawn at random, has a standard error of
-    sqrt(q * (1 - q) / n): over 32 samples, 0.07% at the median, 0.004% where q is 99.9%. Evenly
+    sqrt(q * (1 - q) / n): with n = 2**19, 0.07% at the median, 0.004% where q is 99.9%. Evenly
     spaced ones do better, for neighbours resemble each other and every neighbourhood is visited.
     Counting them all would take half as long again as computing them.
 

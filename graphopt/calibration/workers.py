@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -104,6 +104,9 @@ def dask(model: ir.Model, task: Task[S], address: str) -> Iterator[Workers[S]]:
         GraphoptError: if distributed is not installed, or there is no cluster with workers.
     """
     with _client(address) as client:
+        from distributed import KilledWorker
+        from distributed.comm import CommClosedError
+
         number = sum(client.nthreads().values())
         if not number:
             raise GraphoptError("the Dask cluster has no workers", where=address)
@@ -116,7 +119,12 @@ def dask(model: ir.Model, task: Task[S], address: str) -> Iterator[Workers[S]]:
             )
             return future
 
-        yield Workers(submit, number)
+        try:
+            yield Workers(submit, number)
+        except (CommClosedError, KilledWorker, CancelledError):
+            raise GraphoptError(
+                "a worker of the Dask cluster is lost, perhaps for lack of memory", where=address
+            ) from None
 
 
 def _client(address: str) -> Any:

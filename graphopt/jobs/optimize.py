@@ -14,6 +14,7 @@ from graphopt.data.feeds import Feed, Samples, batches, input_specs
 from graphopt.data.random import RandomOptions, RandomSamples
 from graphopt.data.samples import open_samples
 from graphopt.errors import GraphoptError
+from graphopt.garbage import collecting_only_new
 from graphopt.ir import Cost, ModelSource, load, measure, model_files, sha256
 from graphopt.pipeline.base import PassContext
 from graphopt.pipeline.instruments import Dump, Timing
@@ -57,6 +58,7 @@ class Optimized:
         return self.accepted and not self.report.unmet
 
 
+@collecting_only_new()
 def optimize(
     source: ModelSource,
     passes: str | Pipeline = DEFAULT,
