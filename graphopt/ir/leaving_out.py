@@ -46,6 +46,8 @@ _TENSOR_FIELDS = {
     _TENSOR_METADATA,
 }
 
+_DATA_TYPES = frozenset(kind.value for kind in ir.DataType)
+
 _BLOCK_BYTES = 8192
 _MARK_BYTES = 16
 _INDEX_BYTES = 8
@@ -90,6 +92,8 @@ def put_back(graph: ir.Graph, skeleton: Skeleton | None) -> None:
 
 def _whole(tensor: ir.TensorProtocol, skeleton: Skeleton | None) -> ir.TensorProtocol:
     if not isinstance(tensor, ir.serde.TensorProtoTensor):
+        return tensor
+    if tensor.raw.data_type not in _DATA_TYPES:  # told of where it is used
         return tensor
     span = None if skeleton is None else skeleton.span_of(tensor.raw)
     if span is None:
