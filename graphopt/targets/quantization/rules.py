@@ -90,6 +90,8 @@ class QuantizationRules:
             as much in any type: integer layers on both sides of them are neighbours.
         island_reuse: a layer without an integer neighbour stays float if each element of its data
             enters fewer multiply-accumulates than this: the pair costs more than they save.
+        first_products: a layer without an integer layer above it stays float if it sums fewer
+            products than this for a number: a pair is needed on one side of it in any case.
     """
 
     numbers: Numbers
@@ -107,3 +109,4 @@ class QuantizationRules:
     residual_branches: frozenset[str] = frozenset()
     epilogues: frozenset[str] = frozenset()
     island_reuse: float = 0
+    first_products: int = 0
