@@ -135,8 +135,12 @@ class _Weights:
     def write_bias(
         self, candidate: Candidate, bias: ir.Value, data_scale: Array, scale: Array
     ) -> None:
+        """Stores a bias in int32; one that a given weight makes too large for that stays float."""
         array = _bias_array(candidate, bias)
-        stored = quantize_bias(array, data_scale, np.broadcast_to(scale, array.shape))
+        scale = np.broadcast_to(scale, array.shape)
+        if candidate.given and (least_scale(array, data_scale) > scale).any():
+            return
+        stored = quantize_bias(array, data_scale, scale)
         value = self.dequantized(candidate.node, str(bias.name), stored, 0, candidate.dtype)
         assert candidate.rule.bias is not None
         candidate.node.replace_input_with(candidate.rule.bias, value)
