@@ -212,12 +212,24 @@ def test_a_gemm_gives_floats_and_has_its_bias_in_int32(
     np.testing.assert_allclose(on, off, atol=1e-5)
 
 
-def test_a_matmul_gives_floats(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("inputs", "kernel"), [("N, 5", "MatMulIntegerToFloat"), ("8, 5", "QGemm"), ("8", "QGemm")]
+)
+@pytest.mark.parametrize("addition", ["Add(m, b)", "Add(b, m)"])
+def test_a_matmul_and_its_bias_give_floats(
+    inputs: str, kernel: str, addition: str, tmp_path: Path
+) -> None:
+    """Where it knows all shapes, ONNX Runtime makes a Gemm of the two."""
     model = net(
-        "m = MatMul(x, w) y = Add(m, b)", "float[N, 5, 16] x", "float[N, 5, 8] y", w=(16, 8), b=(8,)
+        f"m = MatMul(x, w) y = {addition}",
+        f"float[{inputs}, 16] x",
+        f"float[{inputs}, 8] y",
+        w=(16, 8),
+        b=(8,),
     )
     result = cpu(model)
-    assert "MatMulIntegerToFloat" in kernels(result.model, tmp_path)
+    assert kernel in kernels(result.model, tmp_path)
+    assert constant(result.model, "b_quantized").dtype == np.int32
     expected, off, on = both(model, result.model)
     assert decibels(expected, off) > 35
     np.testing.assert_allclose(on, off, atol=1e-5)

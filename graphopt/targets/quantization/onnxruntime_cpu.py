@@ -36,8 +36,9 @@ _RULES = QuantizationRules(
                 ones=("alpha", "beta"),
                 bias=2,
             ),
-            # QLinearMatMul, or MatMulIntegerToFloat
-            "MatMul": OperatorRule(weight_ranks=(2, 2), weight_axis=1),
+            # QLinearMatMul, or MatMulIntegerToFloat; but where all shapes are known it first makes
+            # one Gemm of it and its Add, which is float unless all three inputs are quantized.
+            "MatMul": OperatorRule(weight_ranks=(2, 2), weight_axis=1, added_bias=True),
         }
     ),
     float_operators=MappingProxyType(

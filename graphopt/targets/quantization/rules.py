@@ -19,6 +19,7 @@ class OperatorRule:
         data: the index of the data input.
         weight: the index of the weight input.
         bias: the index of the bias input, if it has one.
+        added_bias: whether a constant that an Add behind it adds to each row counts as its bias.
         most_taps: how many positions a kernel may have at most, where that is limited.
         float_output: whether the kernel can give floats. If not, what it gives is quantized too.
     """
@@ -31,6 +32,7 @@ class OperatorRule:
     data: int = 0
     weight: int = 1
     bias: int | None = None
+    added_bias: bool = False
     most_taps: int | None = None
     float_output: bool = True
 
