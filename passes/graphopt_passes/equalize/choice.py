@@ -19,9 +19,10 @@ from graphopt_passes.equalize.readers import Reader
 
 MIGRATION = (1.0, 0.75, 0.5, 0.25)
 """How much of the difference between the peaks of channels goes from the data into the weights."""
-LEAST_SHARE = 2.0**-10
-"""A channel whose peak times its weights is a smaller part of the largest is not brought up
-further than one of that part: what it holds on other data may be more."""
+LEAST_SHARE = 2.0**-5
+"""A channel that carries a smaller part than this of what the strongest one carries (its peak times
+the weights that read it) is taken to carry that part: it may hold more on other data, and brought
+up further it would gain nothing, for its noise is that of its weights."""
 
 
 def smooth(peaks: Factors, weights: Factors, alpha: float) -> Factors:
@@ -33,17 +34,18 @@ def smooth(peaks: Factors, weights: Factors, alpha: float) -> Factors:
 
     Args:
         peaks: the largest magnitude of each channel.
-        weights: the largest magnitude of the weights that read it.
+        weights: the largest magnitude of the weights that read it; see `read_peaks`.
     """
-    carried = peaks * weights
-    alive = carried > 0
-    if not alive.any():
+    strongest = (peaks * weights).max()
+    if strongest == 0:
         return np.ones(len(peaks))
-    part = carried[alive] / carried.max()
-    lifted = peaks[alive] * np.maximum(LEAST_SHARE / part, 1)
+    read = weights > 0
+    carried = np.maximum((peaks * weights)[read], LEAST_SHARE * strongest)
     exponents = np.zeros(len(peaks))
-    exponents[alive] = np.rint((1 - alpha) * np.log2(weights[alive]) - alpha * np.log2(lifted))
-    exponents[~alive] = np.rint(exponents[alive].mean())
+    exponents[read] = np.rint(np.log2(weights[read]) - alpha * np.log2(carried))
+    unread = ~read & (peaks > 0)
+    highest = (peaks * np.exp2(exponents))[read].max()
+    exponents[unread] = np.floor(np.log2(highest / peaks[unread]))
     return np.exp2(exponents)
 
 
@@ -53,7 +55,7 @@ def by_data(
     """Factors of all channels with new ones for `group`, by how they came about."""
     peaks = _peaks(readers, seen, factors)
     own = peaks[group.channels]
-    weights = read_peaks(readers, factors)[group.channels]
+    weights = read_peaks(readers, peaks, factors)[group.channels]
     peaks[group.channels] = 0
     others = peaks.max()
     found = {}
@@ -73,11 +75,11 @@ def by_weights(group: Group, readers: Sequence[Reader], channels: Channels, f: F
     for slot in channels.slots:
         array = constant_array(slot.node.inputs[slot.index])
         numbers = channels.numbers(slot.up)
-        if array is not None and np.isin(numbers, group.channels).any():
+        if array is not None and numbers.any():
             made = np.abs(array) * channels.up(slot, f) / channels.down(slot, f)
             np.maximum.at(peaks, np.broadcast_to(numbers, made.shape), made)
     own = peaks[group.channels]
-    change = smooth(own, read_peaks(readers, f)[group.channels], 0.5)
+    change = smooth(own, read_peaks(readers, peaks, f)[group.channels], 0.5)
     if own.any():
         change *= np.exp2(np.rint(np.log2(own.max() / (own * change).max())))
     return with_change(f, group, change)
@@ -89,20 +91,16 @@ def with_change(factors: Factors, group: Group, change: Factors) -> Factors:
     return result
 
 
-def read_peaks(readers: Sequence[Reader], factors: Factors) -> NDArray[np.float64]:
+def read_peaks(readers: Sequence[Reader], peaks: Factors, factors: Factors) -> Factors:
     """The largest magnitude of the weights that read each channel, by number."""
-    peaks = np.zeros(len(factors))
+    weights = np.zeros(len(factors))
     for reader in readers:
-        weight = np.abs(reader.weight.astype(np.float64)) / factors[reader.weight_numbers]
-        np.maximum.at(peaks, np.broadcast_to(reader.weight_numbers, weight.shape), weight)
-    return peaks
+        weights = np.maximum(weights, reader.weight_peaks(peaks, factors))
+    return weights
 
 
 def _peaks(
     readers: Sequence[Reader], seen: Mapping[str, Observed], factors: Factors
 ) -> NDArray[np.float64]:
     """The largest magnitude of each channel, by number, in all that `readers` read."""
-    peaks = np.zeros(len(factors))
-    for reader in readers:
-        peaks = np.maximum(peaks, seen[reader.value].peaks * factors)
-    return peaks
+    return np.asarray(np.max([seen[reader.value].peaks for reader in readers], axis=0) * factors)

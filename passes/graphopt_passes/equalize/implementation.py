@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from graphopt.data.feeds import Samples
 from graphopt.data.parts import split
+from graphopt.ir import is_standard
 from graphopt.pipeline.base import PassContext, PassResult
 from graphopt.targets.quantization import quantization_rules
 from graphopt_passes.equalize.choice import by_data, by_weights
 from graphopt_passes.equalize.groups import Channels, Factors, Group, rescale
 from graphopt_passes.equalize.observe import Observed, Thinned, observe
-from graphopt_passes.equalize.readers import Array, Reader
+from graphopt_passes.equalize.readers import Array, Layer, Reader, Skip
 from graphopt_passes.quantize.candidates import survey
+from graphopt_passes.quantize.placement import place
 
 if TYPE_CHECKING:
     from graphopt_passes.equalize import Equalize
@@ -72,7 +74,11 @@ def equalize(
     left = {node for node in copy.graph if node.outputs and node.outputs[0].name in names}
     found, _ = survey(copy, rules, left)
     channels = Channels(copy, context.analyses.facts(copy))
-    readers = [Reader(c, channels, rules) for c in found if channels.of(c.data).any()]
+    readers: list[Reader] = [Layer(candidate, channels, rules) for candidate in found]
+    for value, uses in place(copy, found, rules, left).tensors.items():
+        sums = [node for node, _ in uses if is_standard(node, *rules.additions)]
+        readers += [Skip(node, value, channels, rules.data_limits) for node in sums]
+    readers = [reader for reader in readers if reader.numbers.any()]
     if not readers:
         return model, []
     if samples is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from graphopt_passes.quantize.candidates import Candidate
 from graphopt_passes.quantize.weights import quantize_weight, stored_scale
 
 Array = NDArray[np.float32]
+Limits = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Error:
 
     noise: NDArray[np.float64]
     signal: NDArray[np.float64]
+
+    @staticmethod
+    def none() -> Error:
+        return Error(np.zeros(1), np.zeros(1))
 
     def __add__(self, other: Error) -> Error:
         return Error(self.noise + other.noise, self.signal + other.signal)
@@ -50,55 +55,89 @@ class Error:
 
 
 class Reader:
-    """A layer that will be quantized, and reads channels that can be scaled."""
+    """Something that reads a tensor of channels that can be scaled, and reads it quantized."""
 
-    def __init__(self, candidate: Candidate, channels: Channels, rules: QuantizationRules) -> None:
-        self.node = candidate.node
-        self.name = label(candidate.node)
-        self.value = str(candidate.data.name)
-        self.numbers = channels.of(candidate.data)
-        """Of the channels of its data."""
-        slots = [s for s in channels.slots if s.node is self.node and s.index == 1]
-        self.weight_numbers = channels.numbers(slots[0].down if slots else None)
-        """Of the channels of its data, as they lie in its weight."""
-        self.weight = candidate.tensor.numpy()
-        self._axis = candidate.axis
-        self._rules = rules
+    def __init__(self, node: ir.Node, value: ir.Value, channels: Channels, limits: Limits) -> None:
+        self.node = node
+        self.name = label(node)
+        self.value = str(value.name)
+        self.numbers = channels.of(value)
+        """Of the channels of the tensor."""
+        self._limits = limits
 
     def scale(self, data: Sequence[Array], factors: Factors, method: str) -> float:
-        """The scale to quantize its data by, rescaled by `factors`; see `choose_range`."""
+        """The scale to quantize the tensor by, rescaled by `factors`; see `choose_range`."""
         factor = factors[self.numbers].astype(np.float32)
         histogram = Histogram.merge_all(Histogram.of(array * factor) for array in data)
-        levels = self._rules.data_limits[1]
+        levels = self._limits[1]
         return float(stored_scale(choose_range(histogram, method, levels) / levels, _FLOAT))
 
+    def weight_peaks(self, peaks: Factors, factors: Factors) -> Factors:
+        """The largest magnitude of the weights that read each channel, by number, where each output
+        channel is in units of the largest product of a weight and a channel's peak in it."""
+        return np.zeros(len(factors))
+
     def error(self, data: Sequence[Array], factors: Factors, scale: float) -> Error:
-        """What quantizing its data and its weight, both rescaled by `factors`, does to its output.
+        """What quantizing all that is rescaled by `factors` does to what it gives.
 
         Args:
-            scale: that of the data.
+            scale: that of the tensor.
         """
+        raise NotImplementedError
+
+    def _rounded(self, array: Array, factors: Factors, scale: float) -> Array:
+        """`array`, rescaled by `factors`, quantized and dequantized."""
         factor = factors[self.numbers].astype(np.float32)
-        weight = scaled(self.weight, 1 / factors[self.weight_numbers])
-        quantized = quantize_weight(weight, self._axis, self._rules.weight_limits)
+        steps = np.clip(np.rint(array * factor / np.float32(scale)), *self._limits)
+        return np.asarray(steps * np.float32(scale), np.float32)
+
+
+class Skip(Reader):
+    """The sum at the end of a residual block, as it reads the quantized skip."""
+
+    def error(self, data: Sequence[Array], factors: Factors, scale: float) -> Error:
+        factor = factors[self.numbers].astype(np.float32)
+        total = Error.none()
+        for array in data:
+            got = self._rounded(array, factors, scale) / factor
+            axes = [a for a, n in enumerate(self.numbers.shape) if n > 1]
+            total += _compare(array, got, axes[0] if axes else 0)
+        return total
+
+
+class Layer(Reader):
+    """A layer whose data and weight will be quantized."""
+
+    def __init__(self, candidate: Candidate, channels: Channels, rules: QuantizationRules) -> None:
+        super().__init__(candidate.node, candidate.data, channels, rules.data_limits)
+        slots = [s for s in channels.slots if s.node is self.node and s.index == 1]
+        self._weight_numbers = channels.numbers(slots[0].down if slots else None)
+        """Of the channels of its data, as they lie in its weight."""
+        self._weight = candidate.tensor.numpy()
+        self._axis = candidate.axis
+        self._weight_limits = rules.weight_limits
+
+    def weight_peaks(self, peaks: Factors, factors: Factors) -> Factors:
+        weight = np.abs(self._weight.astype(np.float64)) / factors[self._weight_numbers]
+        others = tuple(i for i in range(weight.ndim) if i != self._axis)
+        carried = (weight * peaks[self._weight_numbers]).max(axis=others, keepdims=True)
+        weight = np.divide(weight, carried, where=carried > 0, out=np.zeros_like(weight))
+        found = np.zeros(len(factors))
+        np.maximum.at(found, np.broadcast_to(self._weight_numbers, weight.shape), weight)
+        return found
+
+    def error(self, data: Sequence[Array], factors: Factors, scale: float) -> Error:
+        weight = scaled(self._weight, 1 / factors[self._weight_numbers])
+        quantized = quantize_weight(weight, self._axis, self._weight_limits)
         shape = [-1 if i == self._axis else 1 for i in range(weight.ndim)]
         rounded = quantized.data * quantized.scale.astype(np.float32).reshape(shape)
-        total = None
-        for array, expected in zip(data, self._expected(data), strict=True):
-            steps = np.clip(np.rint(array * factor / scale), *self._rules.data_limits)
-            got = self._run(steps.astype(np.float32) * np.float32(scale), rounded)
-            error = _compare(expected, got, self._output_axis)
-            total = error if total is None else total + error
-        return Error(np.zeros(1), np.zeros(1)) if total is None else total
-
-    @property
-    def _output_axis(self) -> int:
-        return 1 if is_standard(self.node, "Conv") else -1
-
-    def _expected(self, data: Sequence[Array]) -> Iterator[Array]:
-        weight = self.weight.astype(np.float32)
+        axis = 1 if is_standard(self.node, "Conv") else -1
+        total = Error.none()
         for array in data:
-            yield self._run(array, weight)
+            expected = self._run(array, self._weight.astype(np.float32))
+            got = self._run(self._rounded(array, factors, scale), rounded)
+            total += _compare(expected, got, axis)
+        return total
 
     def _run(self, data: Array, weight: Array) -> Array:
         if is_standard(self.node, "Conv"):
@@ -111,7 +150,7 @@ class Reader:
     def _session(self) -> Session:
         """The node alone, without its bias, as a model of data and weight."""
         kind = ir.TensorType(ir.DataType.FLOAT)
-        rank = self.weight.ndim
+        rank = self._weight.ndim
         inputs = [
             ir.Value(name=name, type=kind, shape=ir.Shape([None] * rank)) for name in ("x", "w")
         ]
