@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from graphopt.ir import constant_array
 from graphopt_passes.equalize.groups import Channels, Factors, Group
@@ -99,8 +98,9 @@ def read_peaks(readers: Sequence[Reader], peaks: Factors, factors: Factors) -> F
     return weights
 
 
-def _peaks(
-    readers: Sequence[Reader], seen: Mapping[str, Observed], factors: Factors
-) -> NDArray[np.float64]:
+def _peaks(readers: Sequence[Reader], seen: Mapping[str, Observed], factors: Factors) -> Factors:
     """The largest magnitude of each channel, by number, in all that `readers` read."""
-    return np.asarray(np.max([seen[reader.value].peaks for reader in readers], axis=0) * factors)
+    peaks = np.zeros(len(factors))
+    for reader in readers:
+        peaks = np.maximum(peaks, seen[reader.value].peaks)
+    return np.asarray(peaks * factors)

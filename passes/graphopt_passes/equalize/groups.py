@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -64,7 +65,7 @@ class Channels:
 
 
 def _numbered(found: Labelling) -> tuple[NDArray[np.int64], int]:
-    """The number of the channel of each atom, 0 for a frozen one; and how many numbers there are."""
+    """The number of each atom's channel, 0 for a frozen one; and how many numbers there are."""
     every = np.arange(len(found.atoms), dtype=np.int64)
     roots = found.atoms.roots(every)
     free = found.atoms.free(every)
@@ -108,9 +109,24 @@ def rescale(model: ir.Model, channels: Channels, factors: Factors) -> bool:
     return changed
 
 
-def scaled(array: NDArray[np.generic], factor: Factors) -> NDArray[np.generic]:
+def keeps_bits(channels: Channels, group: Group, factors: Factors) -> bool:
+    """Whether each constant that `group` goes into keeps all its bits: none becomes infinite, or
+    so small that its type has fewer for it."""
+    for slot in channels.slots:
+        numbers = channels.numbers(slot.up), channels.numbers(slot.down)
+        if not any(np.isin(some, group.channels).any() for some in numbers):
+            continue
+        array = constant_array(slot.node.inputs[slot.index])
+        factor = channels.up(slot, factors) / channels.down(slot, factors)
+        if array is None or not np.array_equal(scaled(array, factor) / factor, array, True):
+            return False
+    return True
+
+
+def scaled(array: NDArray[Any], factor: Factors) -> NDArray[Any]:
     """`array` times `factor`, in its own type."""
-    return (array.astype(np.float64) * factor).astype(array.dtype)
+    with np.errstate(over="ignore"):  # to infinity; see `keeps_bits`
+        return (array.astype(np.float64) * factor).astype(array.dtype)
 
 
 def _multiply(model: ir.Model, names: Names, slot: Slot, factor: Factors) -> None:

@@ -16,7 +16,7 @@ from graphopt.ir import is_standard
 from graphopt.pipeline.base import PassContext, PassResult
 from graphopt.targets.quantization import quantization_rules
 from graphopt_passes.equalize.choice import by_data, by_weights
-from graphopt_passes.equalize.groups import Channels, Factors, Group, rescale
+from graphopt_passes.equalize.groups import Channels, Factors, Group, keeps_bits, rescale
 from graphopt_passes.equalize.observe import Observed, Thinned, observe
 from graphopt_passes.equalize.readers import Array, Layer, Reader, Skip
 from graphopt_passes.quantize.candidates import survey
@@ -33,6 +33,9 @@ LEAST_GAIN = 0.1
 """The part of the error that must go."""
 SWEEPS = 20
 """How often the groups are gone through without data, at most: neighbours change each other."""
+LEAST_SPREAD = 16
+"""Without data, a group is left alone if its factors would differ by less: the peaks of weights are
+a poor guess at those of data, and every net has some spread."""
 
 Row = dict[str, Any]
 
@@ -41,9 +44,16 @@ def run(options: Equalize, model: ir.Model, context: PassContext) -> PassResult:
     """Runs the pass; see `Equalize`."""
     result, rows = equalize(model, context, context.calibration, options.samples)
     kept = sum(row["kept"] for row in rows)
-    notes = (f"rescaled {kept} of {len(rows)} groups of channels",) if rows else ()
     rewrites = {"rescaled-group": kept} if kept else {}
-    return PassResult(result, kept > 0, rewrites, notes, {"groups": rows})
+    return PassResult(result, kept > 0, rewrites, summary(rows), {"groups": rows})
+
+
+def summary(rows: Sequence[Row]) -> tuple[str, ...]:
+    """A note on what became of the groups that could be rescaled, if there are any."""
+    if not rows:
+        return ()
+    kept = sum(row["kept"] for row in rows)
+    return (f"rescaled {kept} of {len(rows)} groups of channels for quantization",)
 
 
 def equalize(
@@ -51,7 +61,6 @@ def equalize(
     context: PassContext,
     samples: Samples | None,
     limit: int | None = None,
-    *,
     method: str = "mse",
     excluded: Iterable[str] = (),
 ) -> tuple[ir.Model, list[Row]]:
@@ -98,7 +107,10 @@ def _by_weights(channels: Channels, readers: Sequence[Reader]) -> tuple[Factors,
     for _ in range(SWEEPS):
         before = factors
         for group, own in work:
-            factors = by_weights(group, own, channels, factors)
+            new = by_weights(group, own, channels, factors)
+            change = (new / factors)[group.channels]
+            if change.max() >= LEAST_SPREAD * change.min() and keeps_bits(channels, group, new):
+                factors = new
         if np.array_equal(before, factors):
             break
     return factors, [_row(group, own, factors, "weights") for group, own in work]
@@ -113,15 +125,19 @@ def _by_data(
         own = _of(readers, group)
         if not own:
             continue
-        tried = by_data(group, own, judge.seen, factors)
+        tried = {
+            name: other
+            for name, other in by_data(group, own, judge.seen, factors).items()
+            if keeps_bits(channels, group, other)
+        }
         before = judge.fit(own, factors)
         errors = {name: judge.fit(own, other) for name, other in tried.items()}
-        name = min(errors, key=lambda name: errors[name].rank, default=None)
-        if name is None or errors[name].rank > before.rank * (1 - LEAST_GAIN):
+        name = min(errors, key=lambda name: errors[name].by_channel, default=None)
+        if name is None or errors[name].by_channel > before.by_channel * (1 - LEAST_GAIN):
             rows.append(_row(group, own, factors, None) | {"reason": "nothing would be gained"})
             continue
         held = judge.held_out(own, factors), judge.held_out(own, tried[name])
-        measured = {"error_before": held[0].total, "error_after": held[1].total}
+        measured = {"error_before": held[0].whole, "error_after": held[1].whole}
         if held[1].is_less_than(held[0]):
             factors = tried[name]
             rows.append(_row(group, own, factors, name) | measured)
@@ -152,12 +168,12 @@ def _row(group: Group, readers: Sequence[Reader], factors: Factors, how: str | N
 class _Loss:
     """Errors of layers, summed: channel by channel, and of the whole output of each."""
 
-    rank: float
-    total: float
+    by_channel: float
+    whole: float
 
     def is_less_than(self, other: _Loss) -> bool:
         least = 1 - LEAST_GAIN
-        return self.rank < other.rank * least and self.total < other.total * least
+        return self.by_channel < other.by_channel * least and self.whole < other.whole * least
 
 
 class _Judge:
@@ -195,7 +211,7 @@ class _Judge:
         for reader in readers:
             scale = reader.scale(self._fit[reader.value], factors, self._method)
             errors.append(reader.error(data[reader.value], factors, scale))
-        return _Loss(sum(e.share for e in errors), sum(e.total for e in errors))
+        return _Loss(sum(e.by_channel for e in errors), sum(e.whole for e in errors))
 
 
 def _parts(samples: Samples, limit: int | None) -> tuple[Samples, Samples]:

@@ -22,7 +22,7 @@ BUDGET_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class Thinned:
-    """At most `most` samples of `whole`: spread over it, or the first if their number is unknown."""
+    """At most `most` samples of `whole`, spread over it; the first if their number is unknown."""
 
     whole: Samples
     most: int
@@ -100,6 +100,8 @@ def _raise_peaks(
     largest = np.abs(array).max(axis=axes, keepdims=True, initial=0).astype(np.float64)
     if not np.isfinite(largest).all():
         raise GraphoptError(
-            "takes NaN or an infinite value on the calibration data", where=f"tensor '{name}'"
+            "takes NaN or an infinite value on the calibration data",
+            where=f"tensor '{name}'",
+            fix="check the data and the model, or exclude the nodes that read it",
         )
     np.maximum.at(peaks, numbers.reshape(-1), largest.reshape(-1))

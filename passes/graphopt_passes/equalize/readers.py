@@ -24,32 +24,57 @@ Limits = tuple[int, int]
 
 @dataclass(frozen=True)
 class Error:
-    """By output channel, summed over samples and places."""
+    """What quantizing does to an output, by channel: sums over samples and places."""
 
     noise: NDArray[np.float64]
-    signal: NDArray[np.float64]
+    """Of the squared error."""
+    total: NDArray[np.float64]
+    square: NDArray[np.float64]
+    count: int
+
+    @staticmethod
+    def of(expected: Array, got: Array, axis: int) -> Error:
+        others = tuple(i for i in range(expected.ndim) if i != axis % expected.ndim)
+        return Error(
+            np.square(got - expected, dtype=np.float64).sum(axis=others),
+            expected.sum(axis=others, dtype=np.float64),
+            np.square(expected, dtype=np.float64).sum(axis=others),
+            expected.size // expected.shape[axis],
+        )
 
     @staticmethod
     def none() -> Error:
-        return Error(np.zeros(1), np.zeros(1))
+        return Error(np.zeros(1), np.zeros(1), np.zeros(1), 0)
 
     def __add__(self, other: Error) -> Error:
-        return Error(self.noise + other.noise, self.signal + other.signal)
+        return Error(
+            self.noise + other.noise,
+            self.total + other.total,
+            self.square + other.square,
+            self.count + other.count,
+        )
 
     @property
-    def share(self) -> float:
+    def signal(self) -> NDArray[np.float64]:
+        """The squared distances from the mean: a bias may cancel that."""
+        return np.maximum(self.square - self.total**2 / max(self.count, 1), 0)
+
+    @property
+    def by_channel(self) -> float:
         """The noise as a part of the signal, averaged over the channels that have any.
 
-        Channel by channel, since the scale of an output channel is as arbitrary as that of an
-        input channel. What is worse than lost counts as lost.
+        The scale of an output channel may be as arbitrary as that of an input channel. What is
+        worse than lost counts as lost.
         """
-        alive = self.signal > 0
+        signal = self.signal
+        alive = signal > 0
         if not alive.any():
             return 0.0
-        return float(np.minimum(self.noise[alive] / self.signal[alive], 1).mean())
+        return float(np.minimum(self.noise[alive] / signal[alive], 1).mean())
 
     @property
-    def total(self) -> float:
+    def whole(self) -> float:
+        """The noise as a part of the signal, over all channels."""
         signal = self.signal.sum()
         return float(self.noise.sum() / signal) if signal else 0.0
 
@@ -101,7 +126,7 @@ class Skip(Reader):
         for array in data:
             got = self._rounded(array, factors, scale) / factor
             axes = [a for a, n in enumerate(self.numbers.shape) if n > 1]
-            total += _compare(array, got, axes[0] if axes else 0)
+            total += Error.of(array, got, axes[0] if axes else 0)
         return total
 
 
@@ -136,7 +161,7 @@ class Layer(Reader):
         for array in data:
             expected = self._run(array, self._weight.astype(np.float32))
             got = self._run(self._rounded(array, factors, scale), rounded)
-            total += _compare(expected, got, axis)
+            total += Error.of(expected, got, axis)
         return total
 
     def _run(self, data: Array, weight: Array) -> Array:
@@ -162,9 +187,3 @@ class Layer(Reader):
 
 
 _FLOAT = np.dtype(np.float32)
-
-
-def _compare(expected: Array, got: Array, axis: int) -> Error:
-    others = tuple(i for i in range(expected.ndim) if i != axis % expected.ndim)
-    noise = np.square(got - expected, dtype=np.float64).sum(axis=others)
-    return Error(noise, np.square(expected, dtype=np.float64).sum(axis=others))

@@ -64,7 +64,7 @@ def pad(op: Op) -> Labels:
     if pads is None:
         raise BarrierError("its pads are not known")
     axes = op.ints(3, "axes") or list(range(len(pads) // 2))
-    padded = [a for a, b, e in zip(axes, pads, pads[len(axes) :], strict=True) if b or e]
+    padded = [a for a, b, e in zip(axes, pads, pads[len(axes) :], strict=False) if b or e]
     return op.level(labels, padded)
 
 
@@ -110,7 +110,8 @@ def transpose(op: Op) -> Labels:
     labels = op.labels(0)
     if labels.ndim == 0:
         return labels
-    return labels.transpose(op.node.attributes.get_ints("perm", None))
+    perm = op.node.attributes.get_ints("perm", None)
+    return np.transpose(labels, None if perm is None else tuple(perm))
 
 
 def view(op: Op) -> Labels:
@@ -181,8 +182,9 @@ def split(op: Op) -> Sequence[Labels]:
     axis = op.axis(0, rank)
     if labels.ndim == 0 or labels.shape[axis] == 1:
         return [labels for _ in op.node.outputs]
-    sizes = [op.out_dims(i)[axis] for i in range(len(op.node.outputs))]
-    if not all(isinstance(size, int) for size in sizes):
+    dims = [op.out_dims(i)[axis] for i in range(len(op.node.outputs))]
+    sizes = [size for size in dims if isinstance(size, int)]
+    if len(sizes) < len(dims):
         raise BarrierError("the length of an output is not known")
     return np.split(labels, np.cumsum(sizes)[:-1], axis)
 

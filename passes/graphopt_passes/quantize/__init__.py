@@ -28,6 +28,8 @@ class Quantize(Pass):
             float.
         canonicalize: simplify and fuse the model first (`lossless`), if it is not quantized in
             part: what is constant becomes a weight, and BatchNormalization part of its Conv.
+        equalize: rescale channels between layers, where that helps on calibration samples that
+            were held out; see `equalize`.
     """
 
     name: ClassVar[str] = "quantize"
@@ -40,6 +42,7 @@ class Quantize(Pass):
     samples: int | None = None
     exclude: tuple[str, ...] = ()
     canonicalize: bool = True
+    equalize: bool = True
 
     def __post_init__(self) -> None:
         if self.samples is not None and self.samples < 1:

@@ -13,10 +13,16 @@ from graphopt.errors import GraphoptError
 from graphopt.ir import is_standard, label, nodes_of
 from graphopt.pipeline.base import PassContext, PassResult
 from graphopt.targets.quantization import QuantizationRules
-from graphopt_passes.quantize.candidates import Candidate, Declined, quantized_already
+from graphopt_passes.equalize.implementation import equalize, summary
+from graphopt_passes.quantize.candidates import (
+    Candidate,
+    Declined,
+    excluded_nodes,
+    quantized_already,
+)
 from graphopt_passes.quantize.canonical import canonicalize, lifted
 from graphopt_passes.quantize.placement import Placement
-from graphopt_passes.quantize.quantizer import Quantized, Quantizer
+from graphopt_passes.quantize.quantizer import Quantized, Quantizer, key_of
 from graphopt_passes.quantize.weights import QuantizedWeight
 
 if TYPE_CHECKING:
@@ -33,10 +39,12 @@ def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
             f"the target '{context.target.name}' does not compute in {options.format}",
             where="pass 'quantize'",
         )
-    prepared, done = _prepared(options, model, context)
+    prepared, done, groups = _prepared(options, model, context)
     quantizer = Quantizer(prepared, options, context)
     notes = done + _notes(prepared, quantizer)
     details: dict[str, Any] = {"float": [_float_row(item) for item in quantizer.declined]}
+    if groups:
+        details["equalized"] = groups
     if not quantizer.candidates:
         return PassResult(model, False, notes=notes, details=details)
     samples = _samples(prepared, context)
@@ -53,13 +61,21 @@ def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
 
 def _prepared(
     options: Quantize, model: ir.Model, context: PassContext
-) -> tuple[ir.Model, tuple[str, ...]]:
-    """The model to quantize, not `model` itself if that is changed for it, and notes on it."""
+) -> tuple[ir.Model, tuple[str, ...], list[dict[str, Any]]]:
+    """The model to quantize, not `model` itself if that is changed for it; notes on that, and a row
+    for each group of channels that could be rescaled."""
     notes: tuple[str, ...] = ()
     if options.canonicalize and quantized_already(model) is None:
         model, notes = canonicalize(model, context)
+    groups: list[dict[str, Any]] = []
+    if options.equalize and context.calibration is not None and quantized_already(model) is None:
+        left = [key_of(node) for node in excluded_nodes(model, options.exclude)]
+        model, groups = equalize(
+            model, context, context.calibration, options.samples, options.method, sorted(left)
+        )
+        notes += summary(groups)
     model, more = lifted(model, context)
-    return model, notes + more
+    return model, notes + more, groups
 
 
 def _samples(model: ir.Model, context: PassContext) -> Samples:
