@@ -92,7 +92,7 @@ def with_change(factors: Factors, group: Group, change: Factors) -> Factors:
 
 def read_peaks(readers: Sequence[Reader], peaks: Factors, factors: Factors) -> Factors:
     """The largest magnitude of the weights that read each channel, by number."""
-    weights = np.zeros(len(factors))
+    weights: Factors = np.zeros(len(factors))
     for reader in readers:
         weights = np.maximum(weights, reader.weight_peaks(peaks, factors))
     return weights

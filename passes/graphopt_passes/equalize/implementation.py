@@ -49,10 +49,10 @@ def run(options: Equalize, model: ir.Model, context: PassContext) -> PassResult:
 
 
 def summary(rows: Sequence[Row]) -> tuple[str, ...]:
-    """A note on what became of the groups that could be rescaled, if there are any."""
-    if not rows:
-        return ()
+    """A note on the groups that were rescaled, if there are any."""
     kept = sum(row["kept"] for row in rows)
+    if not kept:
+        return ()
     return (f"rescaled {kept} of {len(rows)} groups of channels for quantization",)
 
 
