@@ -11,10 +11,11 @@ import pytest
 CORE = Path(__file__).parents[1] / "graphopt"
 
 FLOORS = [
-    {"errors", "progress"},
+    {"errors", "garbage", "progress"},
     {"options"},
     {"ir"},
     {"targets"},
+    {"quantization"},
     {"data"},
     {"runtime"},
     {"calibration"},

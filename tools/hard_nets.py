@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -38,11 +39,20 @@ class Stream:
     readers: list[ir.Node] = field(default_factory=list)
 
 
-def imbalance(source: ir.Model, seed: int = 0, exponents: tuple[int, int] = BALANCED) -> ir.Model:
+def imbalance(
+    source: ir.Model,
+    seed: int = 0,
+    exponents: tuple[int, int] = BALANCED,
+    *,
+    pairs_only: bool = False,
+) -> ir.Model:
     """A copy of `source` with channels scaled by 2^k, k drawn evenly from `exponents`.
 
     Every stream of channels is scaled that starts at Conv, Gemm or the BatchNormalization behind
     one, and ends at Conv or Gemm, with nothing but homogeneous operators and adds between.
+
+    Args:
+        pairs_only: leave out what several nodes make or read, such as a residual stream.
 
     Raises:
         ValueError: if there is no such stream.
@@ -50,6 +60,8 @@ def imbalance(source: ir.Model, seed: int = 0, exponents: tuple[int, int] = BALA
     model = source.clone()
     generator = np.random.default_rng(seed)
     streams = _streams(model)
+    if pairs_only:
+        streams = [s for s in streams if len(s.makers) == len(s.readers) == 1]
     for stream in streams:
         channels = _size(stream.makers[0])
         low, high = exponents
@@ -228,7 +240,11 @@ def _replace(value: ir.Value | None, array: np.ndarray) -> None:
     value.const_value = ir.Tensor(array.astype(np.float32), name=value.name)
 
 
-KINDS = {"imbalance": imbalance, "add-outliers": add_outliers}
+KINDS = {
+    "imbalance": imbalance,
+    "imbalance-pairs": partial(imbalance, pairs_only=True),
+    "add-outliers": add_outliers,
+}
 
 
 def main() -> None:

@@ -125,7 +125,7 @@ def optimize(
         progress=Bars(),
     )
     report = optimized.report
-    if optimized.met:
+    if optimized.accepted:
         written = save(optimized.model, output, external_data=external_data or None)
         after = replace(report.after, file_bytes=written)
         report = replace(report, output=str(output), after=after)

@@ -14,6 +14,7 @@ from graphopt.data.feeds import Feed, Samples, batches, input_specs
 from graphopt.data.random import RandomOptions, RandomSamples
 from graphopt.data.samples import open_samples
 from graphopt.errors import GraphoptError
+from graphopt.garbage import collecting_only_new
 from graphopt.ir import Cost, ModelSource, load, measure, model_files, sha256
 from graphopt.pipeline.base import PassContext
 from graphopt.pipeline.instruments import Dump, Timing
@@ -47,11 +48,17 @@ class Optimized:
     report: Report
 
     @property
-    def met(self) -> bool:
+    def accepted(self) -> bool:
         """Whether the drop of the evaluation is within `max_drop`."""
         return self.report.evaluation is None or self.report.evaluation.met
 
+    @property
+    def met(self) -> bool:
+        """Whether that is so, and every pass has reached what it was told to."""
+        return self.accepted and not self.report.unmet
 
+
+@collecting_only_new()
 def optimize(
     source: ModelSource,
     passes: str | Pipeline = DEFAULT,
@@ -75,7 +82,7 @@ def optimize(
         calibration: representative samples; as text see `graphopt.data.samples.open_samples`.
         evaluation: a score before and after; as text see
             `graphopt.data.evaluation.open_evaluation`.
-        max_drop: by how much the score may fall, in its unit; see `Optimized.met`.
+        max_drop: by how much the score may fall, in its unit; see `Optimized.accepted`.
         target: what the model is to run on; see `graphopt.targets`.
         verify: `each` compares outputs after every pass, `final` at the end, `off` not at all.
         tolerance: for exact passes, relative to an output's peak, in place of the default by dtype.
@@ -232,6 +239,7 @@ def _step_rows(result: RunResult, seconds: Sequence[float]) -> tuple[StepRow, ..
             notes=record.notes,
             declined=record.declined,
             details=record.details,
+            unmet=record.unmet,
         )
         for record, elapsed in zip(result.steps, seconds, strict=True)
     )

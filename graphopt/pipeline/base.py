@@ -176,6 +176,9 @@ class PassResult:
     """More, for the report: anything that JSON can hold."""
     declined: tuple[Declined, ...] = ()
     """The near misses: what a reader of the graph would expect to be rewritten, and is not."""
+    unmet: str | None = None
+    """What the user demanded of the pass and `model`, the best that it found, does not meet: a
+    sentence without a full stop. The job is then done, but not as asked (exit status 1)."""
 
 
 @dataclass(frozen=True)

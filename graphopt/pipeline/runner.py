@@ -50,6 +50,7 @@ class StepRecord:
     details: dict[str, object]
     nodes_before: int
     nodes_after: int
+    unmet: str | None
 
 
 @dataclass(frozen=True)
@@ -202,4 +203,5 @@ def _record(step: Pass, result: PassResult, nodes_before: int, nodes_after: int)
         details=dict(result.details),
         nodes_before=nodes_before,
         nodes_after=nodes_after,
+        unmet=result.unmet,
     )

@@ -8,7 +8,8 @@ import pytest
 from quantize_nets import body, constant, data, decibels, net, quantize, reference, runtime
 
 from graphopt.ir import default_opset, measure
-from graphopt_passes.quantize.weights import DEAD_SCALE, quantize_weight, stored_scale
+from graphopt.quantization import DEAD_SCALE, stored_scale
+from graphopt_passes.quantize.weights import quantize_weight
 
 VECTOR = ("float[N, 16] x", "float[N, 8] y")
 SEQUENCE = ("float[N, 5, 16] x", "float[N, 5, 8] y")

@@ -85,7 +85,7 @@ def by_weights(group: Group, readers: Sequence[Reader], channels: Channels, f: F
 
 
 def with_change(factors: Factors, group: Group, change: Factors) -> Factors:
-    result = factors.copy()
+    result: Factors = factors.copy()
     result[group.channels] *= change
     return result
 

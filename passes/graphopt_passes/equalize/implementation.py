@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from graphopt.data.feeds import Samples
 from graphopt.data.parts import split
 from graphopt.ir import is_standard
 from graphopt.pipeline.base import PassContext, PassResult
-from graphopt.targets.quantization import quantization_rules
+from graphopt.targets.quantization import QuantizationRules, quantization_rules
 from graphopt_passes.equalize.choice import by_data, by_weights
 from graphopt_passes.equalize.groups import Channels, Factors, Group, keeps_bits, rescale
 from graphopt_passes.equalize.observe import Observed, Thinned, observe
@@ -61,8 +61,10 @@ def equalize(
     context: PassContext,
     samples: Samples | None,
     limit: int | None = None,
+    *,
+    rules: QuantizationRules | None = None,
     method: str = "mse",
-    excluded: Iterable[str] = (),
+    layers: Collection[str] | None = None,
 ) -> tuple[ir.Model, list[Row]]:
     """`model` with rescaled channels, as another model if any were, and a row for each group.
 
@@ -70,23 +72,28 @@ def equalize(
         model: the model as it is to be quantized; it is not changed.
         samples: to judge by; without, the weights alone decide.
         limit: how many of them to use, at most.
+        rules: how it will be quantized; by default, in int8 as the target wants it.
         method: how ranges will be chosen; see `graphopt.calibration.choose_range`.
-        excluded: nodes that will not be quantized, by the name of their first output.
+        layers: the nodes that will be quantized, by the names of their first outputs; by default,
+            all that the rules speak of.
 
     Raises:
         GraphoptError: if the target has no rules for quantization, or a tensor takes a value on
             the samples that is NaN or infinite.
     """
-    rules = quantization_rules(context.target.family)
+    rules = rules or quantization_rules(context.target.family)
     copy = model.clone()
-    names = set(excluded)
-    left = {node for node in copy.graph if node.outputs and node.outputs[0].name in names}
-    found, _ = survey(copy, rules, left)
+    floating = {
+        node: "left in float"
+        for node in copy.graph
+        if layers is not None and node.outputs and node.outputs[0].name not in layers
+    }
+    found, _ = survey(copy, rules, floating)
     channels = Channels(copy, context.analyses.facts(copy))
-    readers: list[Reader] = [Layer(candidate, channels, rules) for candidate in found]
-    for value, uses in place(copy, found, rules, left).tensors.items():
+    readers: list[Reader] = [Layer(c, channels, rules) for c in found if not c.given]
+    for value, uses in place(copy, found, rules, floating).tensors.items():
         sums = [node for node, _ in uses if is_standard(node, *rules.additions)]
-        readers += [Skip(node, value, channels, rules.data_limits) for node in sums]
+        readers += [Skip(node, value, channels, rules) for node in sums]
     readers = [reader for reader in readers if reader.numbers.any()]
     if not readers:
         return model, []
@@ -209,8 +216,8 @@ class _Judge:
     ) -> _Loss:
         errors = []
         for reader in readers:
-            scale = reader.scale(self._fit[reader.value], factors, self._method)
-            errors.append(reader.error(data[reader.value], factors, scale))
+            grid = reader.grid(self._fit[reader.value], factors, self._method)
+            errors.append(reader.error(data[reader.value], factors, grid))
         return _Loss(sum(e.by_channel for e in errors), sum(e.whole for e in errors))
 
 

@@ -10,16 +10,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from graphopt.calibration import Histogram, choose_range
+from graphopt.calibration import Histogram
 from graphopt.ir import is_standard, label
+from graphopt.quantization import dequantize, fake_quantize, get_format
 from graphopt.runtime.session import Session
 from graphopt.targets.quantization import QuantizationRules
 from graphopt_passes.equalize.groups import Channels, Factors, scaled
 from graphopt_passes.quantize.candidates import Candidate
-from graphopt_passes.quantize.weights import quantize_weight, stored_scale
+from graphopt_passes.quantize.grids import Grid, choose_grid
+from graphopt_passes.quantize.weights import quantize_weight
 
 Array = NDArray[np.float32]
-Limits = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -82,49 +83,50 @@ class Error:
 class Reader:
     """Something that reads a tensor of channels that can be scaled, and reads it quantized."""
 
-    def __init__(self, node: ir.Node, value: ir.Value, channels: Channels, limits: Limits) -> None:
+    def __init__(
+        self, node: ir.Node, value: ir.Value, channels: Channels, rules: QuantizationRules
+    ) -> None:
         self.node = node
         self.name = label(node)
         self.value = str(value.name)
         self.numbers = channels.of(value)
         """Of the channels of the tensor."""
-        self._limits = limits
+        self._numbers = rules.numbers
 
-    def scale(self, data: Sequence[Array], factors: Factors, method: str) -> float:
-        """The scale to quantize the tensor by, rescaled by `factors`; see `choose_range`."""
+    def grid(self, data: Sequence[Array], factors: Factors, method: str) -> Grid:
+        """The numbers that the tensor can take, rescaled by `factors`; see `choose_range`."""
         factor = factors[self.numbers].astype(np.float32)
         histogram = Histogram.merge_all(Histogram.of(array * factor) for array in data)
-        levels = self._limits[1]
-        return float(stored_scale(choose_range(histogram, method, levels) / levels, _FLOAT))
+        return choose_grid(histogram, method, self._numbers, np.dtype(np.float32))
 
     def weight_peaks(self, peaks: Factors, factors: Factors) -> Factors:
         """The largest magnitude of the weights that read each channel, by number, where each output
         channel is in units of the largest product of a weight and a channel's peak in it."""
         return np.zeros(len(factors))
 
-    def error(self, data: Sequence[Array], factors: Factors, scale: float) -> Error:
+    def error(self, data: Sequence[Array], factors: Factors, grid: Grid) -> Error:
         """What quantizing all that is rescaled by `factors` does to what it gives.
 
         Args:
-            scale: that of the tensor.
+            grid: that of the tensor.
         """
         raise NotImplementedError
 
-    def _rounded(self, array: Array, factors: Factors, scale: float) -> Array:
+    def _rounded(self, array: Array, factors: Factors, grid: Grid) -> Array:
         """`array`, rescaled by `factors`, quantized and dequantized."""
         factor = factors[self.numbers].astype(np.float32)
-        steps = np.clip(np.rint(array * factor / np.float32(scale)), *self._limits)
-        return np.asarray(steps * np.float32(scale), np.float32)
+        format = get_format(self._numbers.data)
+        return fake_quantize(array * factor, grid.scale, grid.zero_point, format)
 
 
 class Skip(Reader):
     """The sum at the end of a residual block, as it reads the quantized skip."""
 
-    def error(self, data: Sequence[Array], factors: Factors, scale: float) -> Error:
+    def error(self, data: Sequence[Array], factors: Factors, grid: Grid) -> Error:
         factor = factors[self.numbers].astype(np.float32)
         total = Error.none()
         for array in data:
-            got = self._rounded(array, factors, scale) / factor
+            got = self._rounded(array, factors, grid) / factor
             axes = [a for a, n in enumerate(self.numbers.shape) if n > 1]
             total += Error.of(array, got, axes[0] if axes else 0)
         return total
@@ -134,13 +136,13 @@ class Layer(Reader):
     """A layer whose data and weight will be quantized."""
 
     def __init__(self, candidate: Candidate, channels: Channels, rules: QuantizationRules) -> None:
-        super().__init__(candidate.node, candidate.data, channels, rules.data_limits)
+        super().__init__(candidate.node, candidate.data, channels, rules)
         slots = [s for s in channels.slots if s.node is self.node and s.index == 1]
         self._weight_numbers = channels.numbers(slots[0].down if slots else None)
         """Of the channels of its data, as they lie in its weight."""
         self._weight = candidate.tensor.numpy()
         self._axis = candidate.axis
-        self._weight_limits = rules.weight_limits
+        self._format = get_format(rules.numbers.weight)
 
     def weight_peaks(self, peaks: Factors, factors: Factors) -> Factors:
         weight = np.abs(self._weight.astype(np.float64)) / factors[self._weight_numbers]
@@ -151,16 +153,17 @@ class Layer(Reader):
         np.maximum.at(found, np.broadcast_to(self._weight_numbers, weight.shape), weight)
         return found
 
-    def error(self, data: Sequence[Array], factors: Factors, scale: float) -> Error:
+    def error(self, data: Sequence[Array], factors: Factors, grid: Grid) -> Error:
         weight = scaled(self._weight, 1 / factors[self._weight_numbers])
-        quantized = quantize_weight(weight, self._axis, self._weight_limits)
-        shape = [-1 if i == self._axis else 1 for i in range(weight.ndim)]
-        rounded = quantized.data * quantized.scale.astype(np.float32).reshape(shape)
+        limits = self._format.symmetric_limits
+        quantized = quantize_weight(weight, self._axis, limits, format=self._format)
+        wide = quantized.scale.astype(np.float32)
+        rounded = dequantize(quantized.data, wide, None, self._format, axis=self._axis)
         axis = 1 if is_standard(self.node, "Conv") else -1
         total = Error.none()
         for array in data:
             expected = self._run(array, self._weight.astype(np.float32))
-            got = self._run(self._rounded(array, factors, scale), rounded)
+            got = self._run(self._rounded(array, factors, grid), rounded)
             total += Error.of(expected, got, axis)
         return total
 
@@ -184,6 +187,3 @@ class Layer(Reader):
         node = ir.Node("", self.node.op_type, inputs, attributes, outputs=[output])
         graph = ir.Graph(inputs, [output], nodes=[node], opset_imports={"": 13}, name=self.name)
         return Session(ir.Model(graph, ir_version=8))
-
-
-_FLOAT = np.dtype(np.float32)

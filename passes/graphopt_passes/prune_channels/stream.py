@@ -51,7 +51,7 @@ class Stream:
             name: an input of `node`, or (after) an output.
             after: whether `node` itself has run then.
         """
-        names = sorted({*_needed_from(self._model, node, after), name})
+        names = sorted({*needed_from(self._model, node, after), name})
         if self._held is None or any(key not in self._held[0] for key in names):
             held = self._hold(names)
             if held is None:
@@ -81,7 +81,7 @@ class Stream:
         inputs = [str(value.name) for value in self._model.graph.inputs]
         known = list(self._held[0]) if self._held else inputs
         wanted = [name for name in names if name not in known]
-        session = Session(_stretch(self._model, known, wanted)) if wanted else None
+        session = Session(stretch(self._model, known, wanted)) if wanted else None
         for feed in self._source():
             computed = {}
             if session is not None:
@@ -96,7 +96,7 @@ class Stream:
             yield feed
 
 
-def _needed_from(model: ir.Model, node: ir.Node, after: bool) -> set[str]:
+def needed_from(model: ir.Model, node: ir.Node, after: bool) -> set[str]:
     """What is computed (or fed) before `node`, or up to it, and read later."""
     before = {value.name for value in model.graph.inputs}
     passed = False
@@ -119,7 +119,7 @@ def _reads(node: ir.Node) -> Iterator[str | None]:
             yield from _reads(inner)
 
 
-def _stretch(model: ir.Model, known: list[str], wanted: list[str]) -> ir.Model:
+def stretch(model: ir.Model, known: list[str], wanted: list[str]) -> ir.Model:
     """A copy of `model` (sharing weights) from the values `known` to the values `wanted`."""
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
