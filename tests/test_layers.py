@@ -17,7 +17,7 @@ FLOORS = [
     {"targets"},
     {"data"},
     {"runtime"},
-    {"calibration"},
+    {"calibration", "reconstruction"},
     {"pipeline"},
     {"rewriting"},
     {"emit"},

@@ -7,13 +7,13 @@ where it did not is run again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.data.feeds import Feed, InputSpec, Samples, batches
-from graphopt.ir import constant_tensor, subgraphs
+from graphopt.data.feeds import Feed
+from graphopt.ir import is_standard, subgraphs
 from graphopt.runtime.session import Session
 
 
@@ -23,23 +23,18 @@ class Stream:
     def __init__(
         self,
         model: ir.Model,
-        samples: Samples,
-        specs: tuple[InputSpec, ...],
+        feeds: Callable[[], Iterator[Feed]],
         *,
-        batch: int,
-        limit: int,
         budget: int,
     ) -> None:
         """Starts before the first node.
 
         Args:
+            feeds: gives the batches of samples, the same ones each time.
             budget: bytes that may be held between two calls.
         """
         self._model = model
-        self._samples = samples
-        self._specs = specs
-        self._batch = batch
-        self._limit = limit
+        self._feeds = feeds
         self._budget = budget
         self._held: list[Feed] | None = None
 
@@ -92,13 +87,12 @@ class Stream:
         if self._held is not None:
             yield from self._held
             return
-        for feed, _ in batches(self._samples, self._specs, self._batch, self._limit):
-            yield feed
+        yield from self._feeds()
 
 
 def _needed_from(model: ir.Model, node: ir.Node, after: bool) -> set[str]:
     """What is computed (or fed) before `node`, or up to it, and read later."""
-    before = {value.name for value in model.graph.inputs}
+    before: set[str | None] = {value.name for value in model.graph.inputs}
     passed = False
     needed: set[str] = set()
     for other in model.graph:
@@ -106,9 +100,23 @@ def _needed_from(model: ir.Model, node: ir.Node, after: bool) -> set[str]:
         if passed:
             needed |= {str(name) for name in _reads(other) if name in before}
         else:
-            before |= {value.name for value in other.outputs if constant_tensor(value) is None}
+            if not _is_fixed(other, before):
+                before |= {value.name for value in other.outputs}
         passed = passed or other is node
     return needed
+
+
+def _is_fixed(node: ir.Node, varying: set[str | None]) -> bool:
+    """Whether `node` gives the same for each batch: a weight, perhaps in other words.
+
+    It is not held but computed again where it is read, for weights may change.
+    """
+    if is_standard(node, "Constant"):
+        return True
+    return is_standard(node, *_REWORDING) and not any(v.name in varying for v in node.inputs if v)
+
+
+_REWORDING = ("Cast", "DequantizeLinear", "Gather", "Reshape", "Transpose")
 
 
 def _reads(node: ir.Node) -> Iterator[str | None]:
