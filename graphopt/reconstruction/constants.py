@@ -60,4 +60,5 @@ def adder_behind(node: ir.Node) -> tuple[ir.Node, int] | None:
         return None
     data = rank(node.outputs[0])
     along_last = array.ndim > 0 and array.size == array.shape[-1]
-    return (add, index) if along_last and data is not None and array.ndim <= data else None
+    fits = array.ndim == 1 or (data is not None and array.ndim <= data)
+    return (add, index) if along_last and fits else None

@@ -1,0 +1,1 @@
+"""Winning back accuracy on the weights of a quantized model, without training."""
