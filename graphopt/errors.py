@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class GraphoptError(Exception):
     """A mistake in the input or in the request, told in one line.
@@ -19,6 +21,10 @@ class GraphoptError(Exception):
         self.what = what
         self.where = where
         self.fix = fix
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """How to build it again in another process."""
+        return partial(type(self), where=self.where, fix=self.fix), (self.what,)
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what

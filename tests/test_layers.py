@@ -15,6 +15,7 @@ FLOORS = [
     {"options"},
     {"ir"},
     {"targets"},
+    {"quantization"},
     {"data"},
     {"runtime"},
     {"calibration", "reconstruction"},

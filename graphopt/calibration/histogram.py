@@ -42,26 +42,31 @@ class Histogram:
     """int64 [2, BINS]: row 0 for the negative values, row 1 for the positive ones."""
 
     @classmethod
-    def of(cls, values: np.ndarray[Any, Any]) -> Histogram:
+    def of(
+        cls, values: np.ndarray[Any, Any], counted: np.ndarray[Any, Any] | None = None
+    ) -> Histogram:
         """The histogram of `values`, floats of any shape.
+
+        Args:
+            counted: the values to count, if not all of them; the range is that of all.
 
         Raises:
             ValueError: if a value is NaN or infinite.
         """
         if values.size == 0:
             return cls()
-        if values.dtype.type not in (np.float32, np.float64):
-            values = values.astype(np.float32)  # float16 and bfloat16, exactly
+        values = widened(values)
+        counted = values if counted is None else widened(counted)
         # Adding 0.0 makes -0.0 into 0.0, which of the two comes first must not matter.
         low, high = float(values.min()) + 0.0, float(values.max()) + 0.0
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError("NaN" if math.isnan(low) or math.isnan(high) else "an infinite value")
-        signs = -values[values < 0], values[values > 0]
-        zeros = values.size - signs[0].size - signs[1].size
-        if zeros == values.size:
-            return cls(low, high, zeros)
-        exponent = math.frexp(max(-low, high))[1]
-        return cls(low, high, zeros, exponent, np.stack([_count(s, exponent) for s in signs]))
+        refuse_not_finite(low, high)
+        largest = max(-low, high)
+        if largest == 0:
+            return cls(low, high, counted.size)
+        exponent = math.frexp(largest)[1]
+        negative, positive = (int(np.count_nonzero(side)) for side in (counted < 0, counted > 0))
+        counts = _count(counted, exponent, negative, positive)
+        return cls(low, high, counted.size - negative - positive, exponent, counts)
 
     @property
     def size(self) -> int:
@@ -110,14 +115,42 @@ class Histogram:
         return float(self.magnitudes()[first:].sum() / self.size)
 
 
-def _count(magnitudes: np.ndarray[Any, Any], exponent: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """int64 [BINS]: how many of `magnitudes`, all below 2**exponent, are in each bin."""
+def refuse_not_finite(low: float, high: float) -> None:
+    """Raises ValueError if the least or the greatest of some values is NaN or infinite."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("NaN" if math.isnan(low) or math.isnan(high) else "an infinite value")
+
+
+def widened(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """`values` in a type to compute in: float16 and bfloat16 become float32, exactly."""
+    return values if values.dtype.type in (np.float32, np.float64) else values.astype(np.float32)
+
+
+def _count(
+    values: np.ndarray[Any, Any], exponent: int, negative: int, positive: int
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """int64 [2, BINS]: how many of `values`, all within 2**exponent, are in each bin.
+
+    Both signs in one sweep: scaled and cut to an integer, a value -3.7 is in bin 3 of its sign.
+    What is cut to 0 does not tell its sign, so the first bins follow from how many values are
+    `negative` and `positive`.
+    """
+    index = _scaled(values, exponent).astype(np.intp).ravel()
+    index += BINS
+    both = np.bincount(index, minlength=2 * BINS).astype(np.int64, copy=False)
+    counts = np.empty((2, BINS), np.int64)
+    counts[0, 1:] = both[BINS - 1 : 0 : -1]
+    counts[1, 1:] = both[BINS + 1 :]
+    counts[:, 0] = (negative, positive) - counts[:, 1:].sum(axis=1)
+    return counts
+
+
+def _scaled(values: np.ndarray[Any, Any], exponent: int) -> np.ndarray[Any, Any]:
+    """`values` in units of 2**exponent / BINS."""
     shift = BINS.bit_length() - 1 - exponent
-    if shift < np.finfo(magnitudes.dtype).maxexp:
-        scaled = magnitudes * magnitudes.dtype.type(2.0**shift)
-    else:
-        scaled = np.ldexp(magnitudes, shift)  # many times slower; for subnormal values
-    return np.bincount(scaled.astype(np.intp), minlength=BINS).astype(np.int64, copy=False)
+    if shift < np.finfo(values.dtype).maxexp:
+        return np.asarray(values * values.dtype.type(2.0**shift))
+    return np.asarray(np.ldexp(values, shift))  # many times slower; for subnormal values
 
 
 def _coarser(

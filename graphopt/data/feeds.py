@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol, TypeAlias
@@ -137,39 +137,46 @@ def fit(array: np.ndarray[Any, Any], spec: InputSpec, where: str) -> np.ndarray[
 
 
 def batches(
-    samples: Samples, specs: tuple[InputSpec, ...], size: int, limit: int | None = None
+    samples: Iterable[Feed], specs: tuple[InputSpec, ...], size: int, limit: int | None = None
 ) -> Iterator[tuple[Feed, int]]:
     """Joins samples along the first axis into feeds of `size` samples, in order.
 
     A model with a fixed first axis gets feeds of that size instead; the last one is then filled
-    up by repeating its last sample. A sample whose first axis is longer than one is fed as it is.
+    up by repeating its last sample. A sample whose first axis is longer than one is fed as it is,
+    and those that differ in another axis do not share a feed.
     Yields each feed with the number of real samples in it.
     """
-    size, fixed = _batch_size(specs, size)
+    size, fixed = batch_size(specs, size)
     pending: list[Feed] = []
     for sample in islice(samples, limit):
         if any(array.shape[:1] != (1,) for array in sample.values()):
             yield sample, 1
             continue
-        pending.append(sample)
-        if len(pending) == size:
-            yield join(pending), size
+        if len(pending) == size or (pending and not _same_shapes(sample, pending[-1])):
+            yield _filled(pending, size if fixed else 0), len(pending)
             pending = []
+        pending.append(sample)
     if pending:
-        real = len(pending)
-        if fixed:
-            pending += [pending[-1]] * (size - real)
-        yield join(pending), real
+        yield _filled(pending, size if fixed else 0), len(pending)
+
+
+def _same_shapes(one: Feed, other: Feed) -> bool:
+    return all(array.shape == other[name].shape for name, array in one.items())
+
+
+def _filled(feeds: list[Feed], size: int) -> Feed:
+    """`feeds` joined, with the last one repeated until there are `size` of them."""
+    return join(feeds + [feeds[-1]] * (size - len(feeds)))
 
 
 def batch_count(samples: Samples, specs: tuple[InputSpec, ...], size: int) -> int | None:
     """How many feeds `batches` will yield, if the number of samples is known."""
     number = samples.count()
-    return None if number is None else -(-number // _batch_size(specs, size)[0])
+    return None if number is None else -(-number // batch_size(specs, size)[0])
 
 
-def _batch_size(specs: tuple[InputSpec, ...], size: int) -> tuple[int, bool]:
-    """The batch size to use, and whether the model fixes it."""
+def batch_size(specs: tuple[InputSpec, ...], size: int) -> tuple[int, bool]:
+    """The number of samples in a feed, `size` if that is free, and whether the model fixes it."""
     if not all(spec.batched for spec in specs):
         return 1, False
     fixed = [spec.static_batch for spec in specs if spec.static_batch is not None]

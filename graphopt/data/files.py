@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,12 @@ class FileSamples(ABC):
 
     def count(self) -> int:
         return len(self._files)
+
+    def part(self, start: int, stop: int) -> FileSamples:
+        """The samples from `start` up to `stop`, to be read elsewhere."""
+        part = copy.copy(self)
+        part._files = self._files[start:stop]
+        return part
 
     @abstractmethod
     def _feed(self, file: Path) -> Feed:

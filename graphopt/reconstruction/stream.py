@@ -46,17 +46,51 @@ class Stream:
             name: an input of `node`, or (after) an output.
             after: whether `node` itself has run then.
         """
-        names = sorted({*_needed_from(self._model, node, after), name})
+        if not self._move(sorted({*_needed_from(self._model, node, after), name})):
+            for feed in self._run([name]):
+                yield feed[name]
+            return
+        assert self._held is not None
+        for feed in self._held:
+            yield feed[name]
+
+    def pass_to(self, node: ir.Node) -> bool:
+        """Moves to right before `node`; False if what is needed from there on cannot be held."""
+        return self._move(sorted(_needed_from(self._model, node, after=False)))
+
+    def ahead(
+        self, names: Sequence[str], free: Sequence[str] = ()
+    ) -> Callable[[int, Feed], Feed] | None:
+        """A function that computes values further on, from where the stream is, for one batch.
+
+        Args:
+            names: values that are computed behind here.
+            free: initializers that the function is given anew each time, as its second argument;
+                the first is the number of the batch.
+
+        Returns:
+            The function, or None if nothing is held: then it would have to start from the inputs.
+        """
+        held = self._held
+        if held is None:
+            return None
+        session = Session(_stretch(self._model, [*held[0], *free], list(names)))
+
+        def run(number: int, given: Feed) -> Feed:
+            feed = {**held[number], **given}
+            return session.run({name: feed[name] for name in session.inputs})
+
+        return run
+
+    def _move(self, names: list[str]) -> bool:
+        """Holds the values `names`, and no others; whether they fit."""
         if self._held is None or any(key not in self._held[0] for key in names):
             held = self._hold(names)
             if held is None:
-                for feed in self._run([name]):
-                    yield feed[name]
-                return
+                return False
             self._held = held
         self._held = [{key: feed[key] for key in names} for feed in self._held]
-        for feed in self._held:
-            yield feed[name]
+        return True
 
     def _hold(self, names: Sequence[str]) -> list[Feed] | None:
         """The values `names` for all batches, or None if they cannot be held."""

@@ -240,3 +240,9 @@ def weight(model: ir.Model, name: str) -> np.ndarray:
     value = model.graph.initializers[name].const_value
     assert value is not None
     return value.numpy()
+
+
+def image(channels: int = 3, **options: int) -> tuple[Net, str]:
+    """A net and its input, a batch of images of 6 by 6."""
+    net = Net(**options)
+    return net, net.input("batch", channels, 6, 6)

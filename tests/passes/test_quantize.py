@@ -183,25 +183,12 @@ def test_a_second_run_changes_nothing() -> None:
     assert serialized(model) == before
 
 
-def test_a_model_that_is_quantized_in_part_is_refused() -> None:
-    half_done = net(
-        "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = MatMul(d, w)",
-        "float[N, 8] x",
-        "float[N, 8] y",
-        s=np.array(0.1, np.float32),
-        z=np.array(0, np.int8),
-        w=(8, 8),
-    )
-    with pytest.raises(GraphoptError, match=r"already quantized .*'q'.*start from the float model"):
-        quantize(half_done)
-
-
 def test_the_reasons_for_refusal_are_told_in_a_line() -> None:
     model = net("y = MatMul(x, w)", *VECTOR, w=(16, 8))
     with pytest.raises(GraphoptError, match="needs calibration data"):
         Quantize().run(model, PassContext())
-    with pytest.raises(GraphoptError, match="does not support targets of the family 'onnxruntime"):
-        quantization_rules("onnxruntime-cpu")
+    with pytest.raises(GraphoptError, match="does not support targets of the family 'abacus'"):
+        quantization_rules("abacus")
     with pytest.raises(GraphoptError, match="the target 'sm75' does not compute in int8"):
         Quantize().run(model, context(model, target="sm75"))
     broken = net("y = MatMul(x, w)", *VECTOR, w=np.full((16, 8), np.nan, np.float32))

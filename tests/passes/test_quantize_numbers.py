@@ -8,7 +8,8 @@ import pytest
 from quantize_nets import body, constant, data, decibels, net, quantize, reference, runtime
 
 from graphopt.ir import default_opset, measure
-from graphopt_passes.quantize.weights import DEAD_SCALE, quantize_weight, stored_scale
+from graphopt.quantization import DEAD_SCALE, stored_scale
+from graphopt_passes.quantize.weights import quantize_weight
 
 VECTOR = ("float[N, 16] x", "float[N, 8] y")
 SEQUENCE = ("float[N, 5, 16] x", "float[N, 5, 8] y")
@@ -111,7 +112,7 @@ def test_a_dead_channel_and_a_dead_tensor_get_a_small_positive_scale() -> None:
     weight = np.random.default_rng(0).standard_normal((4, 4, 1, 1)).astype(np.float32)
     weight[1] = 0
     model = net("z = Mul(x, none) y = Conv(z, w)", w=weight, none=np.array(0, np.float32))
-    result = quantize(model)
+    result = quantize(model, islands=True)
     model = result.model
     assert constant(model, "w_scale")[1] == DEAD_SCALE == constant(model, "z_scale")
     assert not constant(model, "w_quantized")[1].any()

@@ -1,4 +1,4 @@
-"""`quantize`: int8 QuantizeLinear and DequantizeLinear where the target computes in integers."""
+"""`quantize`: QuantizeLinear and DequantizeLinear where the target computes in 8 bits."""
 
 from __future__ import annotations
 
@@ -16,16 +16,26 @@ class Quantize(Pass):
     """Quantizes data and weights of Conv, Gemm and MatMul after training, by the target's rules.
 
     Weights become int8 initializers with a scale for each output channel; data gets one scale for
-    each tensor, from the calibration samples. Biases, and all that the target would not compute in
-    integers, stay float. An opset that lacks the operators or their types is raised.
+    each tensor, from the calibration samples. All that the target would not compute in integers
+    stays float: for TensorRT also biases, and what a layer gives. ONNX Runtime on a CPU wants both
+    in integers, and computes additions and pooling between layers in integers too. An opset that
+    lacks the operators or their types is raised. A model that is quantized in part keeps its pairs
+    as they are and gets those that are missing.
 
     Attributes:
-        format: what the numbers become: int8, symmetric.
+        format: what data becomes: int8, symmetric, for TensorRT; uint8 with a zero point for ONNX
+            Runtime on a CPU; fp8 (data and weights, E4M3) for SM89 and later; int16, in which
+            nothing is computed, to see what 8 bits of data cost. By default the target's own.
         method: how the range of a tensor is chosen: `mse` for the least expected squared error,
             `minmax` to clip nothing.
         samples: how many calibration samples to use, at most; none for all.
         exclude: names of nodes, patterns such as `/head/*`, or operators such as `Gemm`, that stay
-            float.
+            float. Names are those of the model as it is given.
+        include: the same, for those that alone are quantized; all if there are none.
+        islands: quantize layers too that the target's rules leave float, as they stand alone
+            between float nodes and compute too little to be worth it.
+        reduce_range: use 7 of the 8 bits of weights, for x86 processors without VNNI, whose 8-bit
+            kernels saturate.
         canonicalize: simplify and fuse the model first (`lossless`), if it is not quantized in
             part: what is constant becomes a weight, and BatchNormalization part of its Conv.
     """
@@ -35,10 +45,13 @@ class Quantize(Pass):
     effect: ClassVar[Effect] = Effect.LOSSY
     needs: ClassVar[tuple[Need, ...]] = (Need.CALIBRATION,)
 
-    format: Literal["int8"] = "int8"
+    format: Literal["int8", "uint8", "int16", "fp8"] | None = None
     method: Literal["minmax", "mse"] = "mse"
     samples: int | None = None
     exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    islands: bool = False
+    reduce_range: bool = False
     canonicalize: bool = True
 
     def __post_init__(self) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-import onnx
 import onnx_ir as ir
 
-from graphopt.errors import GraphoptError, did_you_mean
-from graphopt.ir import constant_tensor, is_standard, nodes_of, subgraphs
+from graphopt.ir import constant_tensor, is_standard, subgraphs
 from graphopt.targets.quantization import OperatorRule, QuantizationRules
-
-FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+from graphopt_passes.quantize.existing import fitting_weight
+from graphopt_passes.quantize.outlets import outlet
 
 
 @dataclass(frozen=True)
@@ -25,9 +22,15 @@ class Candidate:
     data: ir.Value
     weight: ir.Value
     tensor: ir.TensorProtocol
-    """What `weight` holds."""
+    """What `weight` holds; if it is given, the integers."""
     axis: int
     """The axis of the weight along which each output channel has its own scale."""
+    dtype: ir.DataType
+    """The float type of data and weight."""
+    given: bool = False
+    """Whether the weight was quantized already; it stays as it is."""
+    bias: ir.Value | None = None
+    """The bias to store in int32, if the target wants that."""
 
 
 @dataclass(frozen=True)
@@ -38,45 +41,14 @@ class Declined:
     reason: str
 
 
-def excluded_nodes(model: ir.Model, patterns: Iterable[str]) -> set[ir.Node]:
-    """The nodes of the main graph that `patterns` name: by name, by glob or by operator.
-
-    Raises:
-        GraphoptError: if a pattern names nothing, and is no operator either.
-    """
-    chosen: set[ir.Node] = set()
-    nodes = list(model.graph)
-    for pattern in patterns:
-        found = {
-            node
-            for node in nodes
-            if pattern in (node.name, node.op_type) or fnmatchcase(node.name or "", pattern)
-        }
-        if not found and not is_operator(pattern):
-            raise GraphoptError(
-                f"exclude: no node or operator is called '{pattern}'",
-                where="pass 'quantize'",
-                fix=_suggestion(pattern, nodes),
-            )
-        chosen |= found
-    return chosen
-
-
-def is_operator(name: str) -> bool:
-    """Whether the default ONNX domain has an operator `name`."""
-    return bool(onnx.defs.has(name))
-
-
-def _suggestion(pattern: str, nodes: list[ir.Node]) -> str:
-    names = sorted({node.name for node in nodes if node.name} | {node.op_type for node in nodes})
-    hint = did_you_mean(pattern, names)
-    return hint if hint.startswith("did") else "`graphopt inspect` lists the nodes"
-
-
 def survey(
-    model: ir.Model, rules: QuantizationRules, excluded: set[ir.Node]
+    model: ir.Model, rules: QuantizationRules, left: Mapping[ir.Node, str]
 ) -> tuple[list[Candidate], list[Declined]]:
-    """Every node of the main graph that `rules` speak of, in order: to quantize, and to leave."""
+    """Every node of the main graph that `rules` speak of, in order: to quantize, and to leave.
+
+    Args:
+        left: nodes that stay float in any case, each with the reason.
+    """
     candidates: list[Candidate] = []
     declined: list[Declined] = []
     for node in model.graph:
@@ -84,7 +56,7 @@ def survey(
             declined.append(Declined(node, rules.float_operators[node.op_type]))
         if not is_standard(node, *rules.operators):
             continue
-        verdict = "excluded" if node in excluded else _judge(node, rules.operators[node.op_type])
+        verdict = left.get(node) or _judge(node, rules)
         if isinstance(verdict, Candidate):
             candidates.append(verdict)
         else:
@@ -92,8 +64,24 @@ def survey(
     return candidates, declined
 
 
-def _judge(node: ir.Node, rule: OperatorRule) -> Candidate | str:
+def _judge(node: ir.Node, rules: QuantizationRules) -> Candidate | str:
     """`node` as a candidate, or the reason why it is none."""
+    rule = rules.operators[node.op_type]
+    for name in rule.unset:
+        if node.attributes.get_int(name, 0):
+            return f"its {name} is set"
+    for name in rule.ones:
+        if node.attributes.get_float(name, 1.0) != 1:
+            return f"its {name} is not 1"
+    if not rule.float_output and outlet(node, rules).is_graph_output():
+        return "it gives an output of the model, which stays float"
+    candidate = _with_weight(node, rule, rules)
+    if isinstance(candidate, str) or rule.bias is None or not rules.numbers.integer_biases:
+        return candidate
+    return _with_bias(candidate, rule.bias)
+
+
+def _with_weight(node: ir.Node, rule: OperatorRule, rules: QuantizationRules) -> Candidate | str:
     data, weight = node.inputs[rule.data], node.inputs[rule.weight]
     if data is None or weight is None:
         return "an input is missing"
@@ -102,29 +90,66 @@ def _judge(node: ir.Node, rule: OperatorRule) -> Candidate | str:
         if tensor is None:
             return "the constant is its first input; only the second can be the weight"
         return "all its inputs are constant; run fold-constants first"
+    axis = rule.weight_axis
+    if rule.transposed_by is not None and node.attributes.get_int(rule.transposed_by, 0) == 1:
+        axis = 0
     if tensor is None:
+        producer = weight.producer()
+        if producer is not None and is_standard(producer, "DequantizeLinear"):
+            return _with_given_weight(node, rule, rules, axis)
         return _why_not_constant(node, weight)
-    if tensor.dtype not in FLOAT_TYPES:
-        return f"its weight is {tensor.dtype.name.lower()}, not float32 or float16"
+    if tensor.dtype.name not in rules.numbers.floats:
+        return _not_float(tensor.dtype, rules)
     least, greatest = rule.weight_ranks
     rank = len(tensor.shape)
     if not least <= rank <= greatest:
         return f"its weight has rank {rank}"
     if tensor.size == 0:
         return "its weight is empty"
-    for name in rule.unset:
-        if node.attributes.get_int(name, 0):
-            return f"its {name} is set"
-    axis = rule.weight_axis
-    if rule.transposed_by is not None and node.attributes.get_int(rule.transposed_by, 0) == 1:
-        axis = 0
-    return Candidate(node, rule, data, weight, tensor, axis)
+    return Candidate(node, rule, data, weight, tensor, axis, tensor.dtype)
+
+
+def _with_given_weight(
+    node: ir.Node, rule: OperatorRule, rules: QuantizationRules, axis: int
+) -> Candidate | str:
+    data, weight = node.inputs[rule.data], node.inputs[rule.weight]
+    assert data is not None
+    assert weight is not None
+    found = fitting_weight(weight, rule, axis, rules)
+    if isinstance(found, str):
+        return found
+    if found.scale.dtype.name not in rules.numbers.floats:
+        return _not_float(found.scale.dtype, rules)
+    return Candidate(node, rule, data, weight, found.stored, axis, found.scale.dtype, given=True)
+
+
+def _with_bias(candidate: Candidate, index: int) -> Candidate | str:
+    """`candidate` with its bias, which must be constant, and one number for each channel."""
+    inputs = candidate.node.inputs
+    bias = inputs[index] if len(inputs) > index else None
+    if bias is None:
+        return candidate
+    producer = bias.producer()
+    if producer is not None and is_standard(producer, "DequantizeLinear"):
+        return candidate
+    tensor = constant_tensor(bias)
+    if tensor is None:
+        return "its bias is computed"
+    shape = tuple(tensor.shape.numpy())
+    channels = candidate.tensor.shape.numpy()[candidate.axis]
+    if tensor.size not in (1, channels) or any(dim != 1 for dim in shape[:-1]):
+        return "its bias differs from row to row"
+    return replace(candidate, bias=bias)
+
+
+def _not_float(dtype: ir.DataType, rules: QuantizationRules) -> str:
+    wanted = " or ".join(
+        "float32" if name == "FLOAT" else name.lower() for name in rules.numbers.floats
+    )
+    return f"its weight is {dtype.name.lower()}, not {wanted}"
 
 
 def _why_not_constant(node: ir.Node, weight: ir.Value) -> str:
-    producer = weight.producer()
-    if producer is not None and is_standard(producer, "DequantizeLinear"):
-        return "its weight is quantized already"
     if _comes_from_constants(weight):
         return "its weight is computed from constants; run fold-constants first"
     if weight.is_graph_input():
@@ -149,20 +174,3 @@ def _comes_from_constants(value: ir.Value) -> bool:
                 seen.add(source)
                 pending.append(source)
     return True
-
-
-def quantized_already(model: ir.Model) -> ir.Node | None:
-    """The first node of `model`, in any graph or function, that belongs to a quantized model."""
-    for node in nodes_of(model):
-        if is_standard(node, *_QUANTIZED) or node.op_type.startswith("QLinear"):
-            return node
-    return None
-
-
-_QUANTIZED = (
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "DynamicQuantizeLinear",
-    "ConvInteger",
-    "MatMulInteger",
-)

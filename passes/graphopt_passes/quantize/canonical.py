@@ -8,15 +8,12 @@ from graphopt.ir import default_opset
 from graphopt.pipeline.base import PassContext
 from graphopt.pipeline.runner import run
 from graphopt.pipeline.text import parse
+from graphopt.quantization import get_format
+from graphopt.targets.quantization import Numbers
 from graphopt_passes.set_opset.conversion import set_opset
 
 PIPELINE = "lossless"
 """Folds what is constant and fuses BatchNormalization: a scale then fits what is computed."""
-
-PAIR_OPSET = 13
-"""The first opset whose QuantizeLinear and DequantizeLinear have an axis."""
-FLOAT16_OPSET = 19
-"""The first opset whose QuantizeLinear takes float16."""
 
 
 def canonicalize(model: ir.Model, context: PassContext) -> tuple[ir.Model, tuple[str, ...]]:
@@ -28,22 +25,22 @@ def canonicalize(model: ir.Model, context: PassContext) -> tuple[ir.Model, tuple
     return result.model, (f"simplified and fused it first: {before} -> {after} nodes",)
 
 
-def needed_opset(model: ir.Model, least: int = PAIR_OPSET) -> int:
-    """The opset that the pairs need: by the formats `least`, and by the float type of the model."""
+def needed_opset(model: ir.Model, numbers: Numbers) -> int:
+    """The opset that the pairs need: by their formats, and by the float type of the model."""
     tensors = (value.const_value for value in model.graph.initializers.values())
     half = any(tensor is not None and tensor.dtype == ir.DataType.FLOAT16 for tensor in tensors)
-    return max(least, FLOAT16_OPSET if half else PAIR_OPSET)
+    scale = ir.DataType.FLOAT16 if half else ir.DataType.FLOAT
+    data, weight = get_format(numbers.data), get_format(numbers.weight)
+    return max(data.opset_for(scale), weight.opset_for(scale, axis=True))
 
 
-def lifted(
-    model: ir.Model, context: PassContext, least: int = PAIR_OPSET
-) -> tuple[ir.Model, tuple[str, ...]]:
-    """`model` with an opset that has the pairs, as another model if its own is older, and notes.
+def lifted(model: ir.Model, context: PassContext, new: int) -> tuple[ir.Model, tuple[str, ...]]:
+    """`model` with opset `new`, as another model if its own is older, and notes.
 
     Raises:
         GraphoptError: if a node cannot be converted; it names the operator.
     """
-    old, new = default_opset(model), needed_opset(model, least)
+    old = default_opset(model)
     if old >= new:
         return model, ()
     model = model.clone()

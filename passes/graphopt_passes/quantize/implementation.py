@@ -12,9 +12,12 @@ from graphopt.calibration import Histogram
 from graphopt.errors import GraphoptError
 from graphopt.ir import is_standard, label, nodes_of
 from graphopt.pipeline.base import PassContext, PassResult
-from graphopt.targets.quantization import QuantizationRules
-from graphopt_passes.quantize.candidates import Candidate, Declined, quantized_already
-from graphopt_passes.quantize.canonical import canonicalize, lifted
+from graphopt.targets.quantization import QuantizationRules, quantization_rules
+from graphopt_passes.quantize.candidates import Candidate, Declined
+from graphopt_passes.quantize.canonical import canonicalize, lifted, needed_opset
+from graphopt_passes.quantize.existing import quantized_already
+from graphopt_passes.quantize.gates import spelled_out
+from graphopt_passes.quantize.grids import Grid
 from graphopt_passes.quantize.placement import Placement
 from graphopt_passes.quantize.quantizer import Quantized, Quantizer
 from graphopt_passes.quantize.weights import QuantizedWeight
@@ -28,49 +31,43 @@ NAMES_IN_A_NOTE = 3
 
 def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
     """Runs the pass; see `Quantize`."""
-    if options.format not in context.target.precisions:
+    rules = quantization_rules(context.target.family, options.format)
+    numbers = rules.numbers
+    if numbers.precision not in context.target.precisions:
         raise GraphoptError(
-            f"the target '{context.target.name}' does not compute in {options.format}",
+            f"the target '{context.target.name}' does not compute in {numbers.precision}",
             where="pass 'quantize'",
         )
-    prepared, done = _prepared(options, model, context)
-    quantizer = Quantizer(prepared, options, context)
-    notes = done + _notes(prepared, quantizer)
+    prepared, done = _prepared(options, rules, model, context)
+    quantizer = Quantizer(prepared, options, context, model)
+    notes = done + quantizer.notes + _notes(prepared, quantizer)
     details: dict[str, Any] = {"float": [_float_row(item) for item in quantizer.declined]}
-    if not quantizer.candidates:
+    if not quantizer.has_work:
         return PassResult(model, False, notes=notes, details=details)
-    samples = _samples(prepared, context)
+    samples = _samples(context)
     histograms = quantizer.calibrate(samples)
     quantized = quantizer.write()
     notes += _calibration_notes(samples, quantized.placement, histograms)
     details["tensors"] = [
-        _tensor_row(value, histograms[str(value.name)], float(scale), quantizer.rules)
-        for value, scale in quantized.scales.items()
+        _tensor_row(value, histograms[str(value.name)], grid)
+        for value, grid in quantized.grids.items()
     ]
     details["quantized"] = [_node_row(c, quantized.weights[c.node]) for c in quantized.candidates]
     return PassResult(quantized.model, True, _rewrites(quantized, quantizer.rules), notes, details)
 
 
 def _prepared(
-    options: Quantize, model: ir.Model, context: PassContext
+    options: Quantize, rules: QuantizationRules, model: ir.Model, context: PassContext
 ) -> tuple[ir.Model, tuple[str, ...]]:
     """The model to quantize, not `model` itself if that is changed for it, and notes on it."""
     notes: tuple[str, ...] = ()
     if options.canonicalize and quantized_already(model) is None:
         model, notes = canonicalize(model, context)
-    model, more = lifted(model, context)
-    return model, notes + more
+    model, more = lifted(model, context, needed_opset(model, rules.numbers))
+    return spelled_out(model, rules), notes + more
 
 
-def _samples(model: ir.Model, context: PassContext) -> Samples:
-    """The calibration samples, once it is clear that the model can be quantized."""
-    node = quantized_already(model)
-    if node is not None:
-        raise GraphoptError(
-            f"the model is already quantized ({node.op_type} '{label(node)}')",
-            where="pass 'quantize'",
-            fix="start from the float model",
-        )
+def _samples(context: PassContext) -> Samples:
     if context.calibration is None:
         raise GraphoptError(
             "needs calibration data", where="pass 'quantize'", fix="give --calib SOURCE"
@@ -79,17 +76,20 @@ def _samples(model: ir.Model, context: PassContext) -> Samples:
 
 
 def _rewrites(quantized: Quantized, rules: QuantizationRules) -> dict[str, int]:
-    candidates, placement = quantized.candidates, quantized.placement
+    """How many of each: layers by operator (`int8-conv`), pairs, skips, and other integer nodes."""
+    placement, precision = quantized.placement, rules.numbers.precision
+    nodes = [*(c.node for c in quantized.candidates), *placement.integer]
+    operators = (*rules.operators, *sorted(rules.followers))
     counts = {
-        f"int8-{operator.lower()}": sum(c.node.op_type == operator for c in candidates)
-        for operator in rules.operators
+        f"{precision}-{operator.lower()}": sum(node.op_type == operator for node in nodes)
+        for operator in operators
     }
     skips = sum(
         is_standard(node, *rules.additions)
         for uses in placement.tensors.values()
         for node, _ in uses
     )
-    counts |= {"qdq-pair": len(placement.tensors), "int8-skip": skips}
+    counts |= {"qdq-pair": len(placement.tensors), f"{precision}-skip": skips}
     return {name: count for name, count in counts.items() if count}
 
 
@@ -168,13 +168,12 @@ def _node_row(candidate: Candidate, weight: QuantizedWeight) -> dict[str, Any]:
     }
 
 
-def _tensor_row(
-    value: ir.Value, histogram: Histogram, scale: float, rules: QuantizationRules
-) -> dict[str, Any]:
+def _tensor_row(value: ir.Value, histogram: Histogram, grid: Grid) -> dict[str, Any]:
     return {
         "tensor": value.name,
-        "scale": scale,
+        "scale": float(grid.scale),
+        "zero_point": int(grid.zero_point),
         "low": histogram.low if histogram.size else None,
         "high": histogram.high if histogram.size else None,
-        "clipped": histogram.clipped(scale * rules.data_limits[1]),
+        "clipped": histogram.clipped(max(-grid.limits[0], grid.limits[1])),
     }

@@ -9,20 +9,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.calibration import Histogram, choose_range, collect
+from graphopt.calibration import Histogram, collect
 from graphopt.data.feeds import Samples
-from graphopt.ir import Names
+from graphopt.ir import Names, constant_array
 from graphopt.pipeline.base import PassContext
+from graphopt.quantization import get_format
 from graphopt.targets.quantization import QuantizationRules, quantization_rules
-from graphopt_passes.quantize.candidates import Candidate, Declined, excluded_nodes, survey
+from graphopt_passes.quantize import islands
+from graphopt_passes.quantize.candidates import Candidate, Declined, survey
+from graphopt_passes.quantize.existing import require_fit
+from graphopt_passes.quantize.gates import gate_grid
+from graphopt_passes.quantize.grids import Grid, choose_grid
 from graphopt_passes.quantize.placement import Placement, place, reachable
 from graphopt_passes.quantize.rewrite import write_data, write_weights
-from graphopt_passes.quantize.weights import QuantizedWeight, stored_scale
+from graphopt_passes.quantize.selection import select
+from graphopt_passes.quantize.weights import QuantizedWeight
 
 if TYPE_CHECKING:
     from graphopt_passes.quantize import Quantize
 
-Scales = dict[ir.Value, np.ndarray[Any, Any]]
+REDUCED_BITS = 1
+"""How many bits of a weight `reduce_range` leaves out."""
 
 
 def key_of(node: ir.Node) -> str:
@@ -38,8 +45,8 @@ class Quantized:
     candidates: list[Candidate]
     declined: list[Declined]
     placement: Placement
-    scales: Scales
-    """The scale of each tensor of the placement, of rank 0 and in its dtype."""
+    grids: dict[ir.Value, Grid]
+    """The scale and zero point of each tensor of the placement."""
     weights: dict[ir.Node, QuantizedWeight]
     """The weight of each candidate's node."""
 
@@ -50,24 +57,80 @@ class Quantizer:
     A layer is a node that the target computes in integers; it goes by `key_of`.
     """
 
-    def __init__(self, model: ir.Model, options: Quantize, context: PassContext) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        options: Quantize,
+        context: PassContext,
+        original: ir.Model | None = None,
+    ) -> None:
         """Surveys `model`, which is canonical and is not changed.
 
+        Args:
+            original: the model that the names in the options are from, if it is another.
+
         Raises:
-            GraphoptError: if the target has no rules, or an option names a node that is not there.
+            GraphoptError: if the target has no rules, an option names a node that is not there, or
+                what is quantized in the model already does not fit the target.
         """
         self.model = model
-        self.rules: QuantizationRules = quantization_rules(context.target.family)
+        self.rules: QuantizationRules = quantization_rules(context.target.family, options.format)
         self._options = options
         self._context = context
-        self._excluded = excluded_nodes(model, options.exclude)
-        self.candidates, self.declined = survey(model, self.rules, self._excluded)
+        require_fit(model, self.rules)
+        self._excluded: set[str] = set()
+        self._left: dict[str, str] = {}
+        self.notes: tuple[str, ...] = ()
+        self._choose(original or model)
+        self.candidates, self.declined = self._survey(model)
         self._histograms: dict[str, Histogram] = {}
+
+    def _choose(self, original: ir.Model) -> None:
+        """Reads the options that leave layers in float."""
+        options = self._options
+        excluded = select("exclude", options.exclude, original, self.model, self.rules)
+        self._excluded = {key_of(node) for node in excluded.nodes if node.outputs}
+        self._left = dict.fromkeys(self._excluded, "excluded")
+        gone = [("exclude", pattern) for pattern in excluded.gone]
+        if options.include:
+            included = select("include", options.include, original, self.model, self.rules)
+            gone += [("include", pattern) for pattern in included.gone]
+            for node in self.model.graph:
+                if node.outputs and node not in included.nodes:
+                    self._left.setdefault(key_of(node), "not included")
+        self.notes = tuple(
+            f"{option}: nothing is left of '{pattern}' once the model is simplified"
+            for option, pattern in gone
+        )
+        if not options.islands:
+            candidates, _ = self._survey(self.model)
+            excluded_nodes = _named(self.model, self._excluded)
+            for candidate in islands.islands(self.model, candidates, self.rules, excluded_nodes):
+                self._left[key_of(candidate.node)] = islands.REASON
+
+    def _survey(
+        self, model: ir.Model, floating: Collection[str] = ()
+    ) -> tuple[list[Candidate], list[Declined]]:
+        reasons = {**dict.fromkeys(floating, "left in float"), **self._left}
+        left = {
+            node: reasons[key_of(node)]
+            for node in model.graph
+            if node.outputs and key_of(node) in reasons
+        }
+        return survey(model, self.rules, left)
 
     @property
     def layers(self) -> list[str]:
         """The layers that can be quantized, in the order of the graph."""
         return [key_of(candidate.node) for candidate in self.candidates]
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is to be quantized that is not quantized already."""
+        return any(not c.given for c in self.candidates) or not self._place(self.model).is_empty()
+
+    def _place(self, model: ir.Model) -> Placement:
+        return place(model, self.candidates, self.rules, _named(model, self._excluded))
 
     def calibrate(self, samples: Samples, *, any_choice: bool = False) -> Mapping[str, Histogram]:
         """Watches the tensors that `write` will quantize, by name.
@@ -76,9 +139,9 @@ class Quantizer:
             any_choice: also those that come into question only if some layers stay float.
         """
         chosen = (
-            reachable(self.model, self.candidates, self.rules, self._excluded)
+            reachable(self.model, self.candidates, self.rules, _named(self.model, self._excluded))
             if any_choice
-            else place(self.model, self.candidates, self.rules, self._excluded).tensors
+            else self._place(self.model).tensors
         )
         self._histograms = collect(
             self.model,
@@ -96,23 +159,55 @@ class Quantizer:
             GraphoptError: if a weight is NaN or infinite.
         """
         model = self.model.clone()
-        excluded = excluded_nodes(model, self._options.exclude)
-        excluded |= {node for node in model.graph if node.outputs and key_of(node) in floating}
-        candidates, declined = survey(model, self.rules, excluded)
+        candidates, declined = self._survey(model, floating)
+        excluded = _named(model, self._excluded | set(floating))
         placement = place(model, candidates, self.rules, excluded)
-        scales = self._scales(placement)
+        grids = self._grids(placement)
         names = Names(model)
-        weights = write_weights(model, names, candidates, self.rules.weight_limits)
-        write_data(model, names, placement, scales)
-        return Quantized(model, candidates, declined, placement, scales, weights)
+        write_data(model, names, placement, grids, self.rules.numbers)
+        weights = write_weights(
+            model, names, candidates, self.rules, _data_scales(candidates), self.weight_limits
+        )
+        return Quantized(model, candidates, declined, placement, grids, weights)
 
-    def _scales(self, placement: Placement) -> Scales:
-        """The scale of each tensor; equal within a group."""
-        scales: Scales = {}
-        levels = self.rules.data_limits[1]
+    def _grids(self, placement: Placement) -> dict[ir.Value, Grid]:
+        """The grid of each tensor; equal within a group."""
+        grids: dict[ir.Value, Grid] = {}
+        numbers = self.rules.numbers
         for group in placement.groups:
             merged = Histogram.merge_all(self._histograms[str(value.name)] for value in group)
-            threshold = choose_range(merged, self._options.method, levels)
+            is_gate = any(value.producer() in placement.gates for value in group)
             for value in group:
-                scales[value] = stored_scale(threshold / levels, placement.dtypes[value].numpy())
-        return scales
+                dtype = placement.dtypes[value].numpy()
+                grids[value] = (
+                    gate_grid(numbers, dtype)
+                    if is_gate
+                    else choose_grid(merged, self._options.method, numbers, dtype)
+                )
+        return grids
+
+    @property
+    def weight_limits(self) -> tuple[int, int]:
+        """The least and the greatest value of a weight."""
+        low, high = get_format(self.rules.numbers.weight).symmetric_limits
+        if not self._options.reduce_range:
+            return low, high
+        return -(high >> REDUCED_BITS), high >> REDUCED_BITS
+
+
+def _named(model: ir.Model, keys: Collection[str]) -> set[ir.Node]:
+    return {node for node in model.graph if node.outputs and key_of(node) in keys}
+
+
+def _data_scales(candidates: list[Candidate]) -> dict[ir.Node, np.ndarray[Any, Any]]:
+    """The scale of the data of each of `candidates` that has a bias to store in int32."""
+    scales = {}
+    for candidate in candidates:
+        if candidate.bias is None:
+            continue
+        data = candidate.node.inputs[candidate.rule.data]
+        dequantize = None if data is None else data.producer()
+        scale = None if dequantize is None else constant_array(dequantize.inputs[1])
+        assert scale is not None
+        scales[candidate.node] = scale.reshape(())
+    return scales

@@ -9,92 +9,176 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
-from graphopt.ir import Names, add_initializer, drop_unused_initializer
+from graphopt.ir import Names, add_initializer, constant_array, drop_unused_initializer
+from graphopt.quantization import Format, get_format
+from graphopt.targets.quantization import Numbers, QuantizationRules
 from graphopt_passes.quantize.candidates import Candidate
+from graphopt_passes.quantize.gates import spread
+from graphopt_passes.quantize.grids import Grid
 from graphopt_passes.quantize.placement import Placement
-from graphopt_passes.quantize.weights import QuantizedWeight, quantize_weight
+from graphopt_passes.quantize.weights import (
+    QuantizedWeight,
+    least_scale,
+    quantize_bias,
+    quantize_weight,
+)
+
+Array = np.ndarray[Any, Any]
 
 
 def write_data(
     model: ir.Model,
     names: Names,
     placement: Placement,
-    scales: Mapping[ir.Value, np.ndarray[Any, Any]],
+    grids: Mapping[ir.Value, Grid],
+    numbers: Numbers,
 ) -> None:
     """Puts QuantizeLinear and DequantizeLinear behind each tensor, for the uses that want them.
 
     The scale is a scalar of rank 0 and the zero point is stated: TensorRT takes a scale of shape
     [1] for one per channel, and ONNX an absent zero point for uint8.
     """
+    for pair, uses in placement.given:
+        for node, index in uses:
+            node.replace_input_with(index, pair.result)
     for value, uses in placement.tensors.items():
-        base = str(value.name)
-        scale = add_initializer(model.graph, names.fresh(f"{base}_scale"), scales[value])
-        zero = add_initializer(
-            model.graph, names.fresh(f"{base}_zero_point"), np.array(0, dtype=np.int8)
-        )
-        quantize = _node(names, "QuantizeLinear", base, "quantized", (value, scale, zero))
-        quantize.outputs[0].type = ir.TensorType(ir.DataType.INT8)
+        base, grid, producer = str(value.name), grids[value], value.producer()
+        scale = add_initializer(model.graph, names.fresh(f"{base}_scale"), grid.scale)
+        zero = add_initializer(model.graph, names.fresh(f"{base}_zero_point"), grid.zero_point)
+        source, taken = value, scale
+        if producer in placement.gates:
+            source, wide = spread(model, names, producer, numbers, grid.scale.dtype)
+            taken = add_initializer(model.graph, names.fresh(f"{base}_sum_scale"), wide.scale)
+        quantize = _node(names, "QuantizeLinear", base, "quantized", (source, taken, zero))
+        quantize.outputs[0].type = zero.type
         quantize.outputs[0].shape = _copy(value.shape)
         dequantize = _node(
             names, "DequantizeLinear", base, "dequantized", (quantize.outputs[0], scale, zero)
         )
-        dequantize.outputs[0].type = ir.TensorType(ir.DataType.from_numpy(scales[value].dtype))
+        dequantize.outputs[0].type = scale.type
         dequantize.outputs[0].shape = _copy(value.shape)
-        producer = value.producer()
         if producer is None:
             model.graph.insert_before(model.graph[0], (quantize, dequantize))
         else:
             model.graph.insert_after(producer, (quantize, dequantize))
         for node, index in uses:
             node.replace_input_with(index, dequantize.outputs[0])
+    model.graph.remove(placement.gates, safe=True)
 
 
 def write_weights(
-    model: ir.Model, names: Names, candidates: list[Candidate], limits: tuple[int, int]
+    model: ir.Model,
+    names: Names,
+    candidates: list[Candidate],
+    rules: QuantizationRules,
+    data_scales: Mapping[ir.Node, Array],
+    limits: tuple[int, int],
 ) -> dict[ir.Node, QuantizedWeight]:
-    """Makes each weight an int8 initializer and a DequantizeLinear; the float one goes.
+    """Makes each weight an initializer of few bits and a DequantizeLinear; the float one goes.
 
-    A weight that several nodes use along the same axis is stored once.
+    A weight that several nodes use along the same axis is stored once. One that is given stays.
+
+    Args:
+        data_scales: the scale of the data of each node whose bias becomes int32.
+        limits: the least and the greatest value of a weight.
 
     Returns:
         The weight of each node.
 
     Raises:
-        GraphoptError: if a weight is NaN or infinite.
+        GraphoptError: if a weight or a bias is NaN or infinite.
     """
-    written: dict[tuple[ir.Value, int], tuple[ir.Value, QuantizedWeight]] = {}
-    used: dict[ir.Node, QuantizedWeight] = {}
+    writer = _Weights(model, names, get_format(rules.numbers.weight), limits)
+    used = {c.node: writer.write(c, data_scales.get(c.node)) for c in candidates}
     for candidate in candidates:
-        key = (candidate.weight, candidate.axis)
-        if key not in written:
-            written[key] = _write_weight(model, names, candidate, limits)
-        value, used[candidate.node] = written[key]
-        candidate.node.replace_input_with(candidate.rule.weight, value)
-    for weight, _ in written:
-        _drop(weight)
+        for value in (candidate.weight, candidate.bias):
+            if value is not None:
+                _drop(value)
     return used
 
 
-def _write_weight(
-    model: ir.Model, names: Names, candidate: Candidate, limits: tuple[int, int]
-) -> tuple[ir.Value, QuantizedWeight]:
-    base = str(candidate.weight.name)
-    try:
-        weight = quantize_weight(candidate.tensor.numpy(), candidate.axis, limits)
-    except ValueError as error:
-        raise GraphoptError(f"holds {error}", where=f"weight '{base}'") from None
-    zero = np.zeros(weight.scale.shape, np.int8)
-    inputs = (
-        add_initializer(model.graph, names.fresh(f"{base}_quantized"), weight.data),
-        add_initializer(model.graph, names.fresh(f"{base}_scale"), weight.scale),
-        add_initializer(model.graph, names.fresh(f"{base}_zero_point"), zero),
-    )
-    axis = [ir.AttrInt64("axis", candidate.axis)]
-    node = _node(names, "DequantizeLinear", base, "dequantized", inputs, axis)
-    node.outputs[0].type = ir.TensorType(candidate.tensor.dtype)
-    node.outputs[0].shape = ir.Shape(weight.data.shape)
-    model.graph.insert_before(candidate.node, node)
-    return node.outputs[0], weight
+class _Weights:
+    def __init__(
+        self, model: ir.Model, names: Names, format: Format, limits: tuple[int, int]
+    ) -> None:
+        self.model = model
+        self.names = names
+        self.format = format
+        self.limits = limits
+        self.written: dict[tuple[ir.Value, int, bytes], tuple[ir.Value, QuantizedWeight]] = {}
+
+    def write(self, candidate: Candidate, data_scale: Array | None) -> QuantizedWeight:
+        given = _given(candidate) if candidate.given else None
+        weight = given or self.write_weight(candidate, data_scale)
+        if candidate.bias is not None and data_scale is not None:
+            self.write_bias(candidate, candidate.bias, data_scale, weight.scale)
+        return weight
+
+    def write_weight(self, candidate: Candidate, data_scale: Array | None) -> QuantizedWeight:
+        base, axis = str(candidate.weight.name), candidate.axis
+        array = candidate.tensor.numpy()
+        least = None
+        if candidate.bias is not None and data_scale is not None:
+            least = least_scale(_bias_array(candidate, candidate.bias), data_scale)
+        try:
+            weight = quantize_weight(array, axis, self.limits, format=self.format, least=least)
+        except ValueError as error:
+            raise GraphoptError(f"holds {error}", where=f"weight '{base}'") from None
+        key = (candidate.weight, axis, weight.scale.tobytes())
+        if key not in self.written:
+            value = self.dequantized(candidate.node, base, weight, axis, candidate.tensor.dtype)
+            self.written[key] = value, weight
+        value, weight = self.written[key]
+        candidate.node.replace_input_with(candidate.rule.weight, value)
+        return weight
+
+    def write_bias(
+        self, candidate: Candidate, bias: ir.Value, data_scale: Array, scale: Array
+    ) -> None:
+        array = _bias_array(candidate, bias)
+        stored = quantize_bias(array, data_scale, np.broadcast_to(scale, array.shape))
+        value = self.dequantized(candidate.node, str(bias.name), stored, 0, candidate.dtype)
+        assert candidate.rule.bias is not None
+        candidate.node.replace_input_with(candidate.rule.bias, value)
+
+    def dequantized(
+        self, before: ir.Node, base: str, weight: QuantizedWeight, axis: int, dtype: ir.DataType
+    ) -> ir.Value:
+        """The output of a new DequantizeLinear ahead of `before`."""
+        graph, fresh = self.model.graph, self.names.fresh
+        zero = np.zeros(weight.scale.shape, weight.data.dtype)
+        inputs = (
+            add_initializer(graph, fresh(f"{base}_quantized"), weight.data),
+            add_initializer(graph, fresh(f"{base}_scale"), weight.scale),
+            add_initializer(graph, fresh(f"{base}_zero_point"), zero),
+        )
+        attributes = [ir.AttrInt64("axis", axis)]
+        node = _node(self.names, "DequantizeLinear", base, "dequantized", inputs, attributes)
+        node.outputs[0].type = ir.TensorType(dtype)
+        node.outputs[0].shape = ir.Shape(weight.data.shape)
+        graph.insert_before(before, node)
+        return node.outputs[0]
+
+
+def _bias_array(candidate: Candidate, bias: ir.Value) -> Array:
+    """The bias, one number for each channel.
+
+    Raises:
+        GraphoptError: if one is NaN or infinite.
+    """
+    array = constant_array(bias)
+    assert array is not None
+    if not np.isfinite(array).all():
+        raise GraphoptError("holds NaN or an infinite value", where=f"bias '{bias.name}'")
+    return np.broadcast_to(array.reshape(-1), candidate.tensor.shape.numpy()[candidate.axis])
+
+
+def _given(candidate: Candidate) -> QuantizedWeight:
+    dequantize = candidate.weight.producer()
+    assert dequantize is not None
+    scale = constant_array(dequantize.inputs[1])
+    assert scale is not None
+    return QuantizedWeight(candidate.tensor.numpy(), scale.reshape(-1))
 
 
 def _node(

@@ -1,4 +1,4 @@
-"""Weights in int8 with a scale for each output channel."""
+"""Weights in few bits with a scale for each output channel, and the biases that go with them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 
-DEAD_SCALE = 2.0**-14
-"""The scale of a tensor or channel that is all zero: it must be positive, and float16 holds it."""
+from graphopt.quantization import FORMATS, Format, quantize, ranges, symmetric_scale
+
+Array = np.ndarray[Any, Any]
+
+LARGEST_BIAS = 2**30
+"""What a bias in int32 may be at most: the rest is for the products that are added to it."""
 
 
 @dataclass(frozen=True)
@@ -16,45 +20,50 @@ class QuantizedWeight:
     """A weight w ~ data * scale along one axis.
 
     Attributes:
-        data: int8, of the weight's shape.
+        data: of the format's dtype and the weight's shape.
         scale: [channels], in the weight's dtype.
     """
 
-    data: np.ndarray[Any, np.dtype[np.int8]]
-    scale: np.ndarray[Any, Any]
+    data: Array
+    scale: Array
 
 
 def quantize_weight(
-    weight: np.ndarray[Any, Any], axis: int, limits: tuple[int, int]
+    weight: Array,
+    axis: int,
+    limits: tuple[int, int],
+    *,
+    format: Format = FORMATS["int8"],
+    least: Array | None = None,
 ) -> QuantizedWeight:
     """Quantizes `weight` (float32 or float16) with the largest magnitude of each channel kept.
 
     Args:
         axis: the axis of the channels.
-        limits: the least and the greatest integer to use.
+        limits: the least and the greatest value to use.
+        least: [channels], what each scale must be at least.
 
     Raises:
         ValueError: if a weight is NaN or infinite.
     """
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    largest = np.abs(weight).max(axis=others).astype(np.float64)
-    if not np.isfinite(largest).all():
-        raise ValueError("NaN or an infinite value")
-    scale = stored_scale(largest / limits[1], weight.dtype)
-    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-    # In float32, as QuantizeLinear divides.
-    steps = weight.astype(np.float32) / scale.astype(np.float32).reshape(shape)
-    data = np.clip(np.rint(steps), *limits).astype(np.int8)
+    low, high = ranges(weight, axis)
+    scale = symmetric_scale(np.maximum(-low, high), format, weight.dtype, limits)
+    if least is not None:
+        scale = np.maximum(scale, least.astype(scale.dtype))
+    # The nearest values: a quotient rounded to float16 first would not always give them.
+    data = quantize(weight, scale, None, format, axis=axis, limits=limits, precision=np.float32)
     return QuantizedWeight(data, scale)
 
 
-def stored_scale(scale: np.ndarray[Any, Any] | float, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """`scale` (float64, >= 0) as it is stored in `dtype`: always positive, dead ones too.
+def least_scale(bias: Array, data_scale: Array) -> Array:
+    """The least scales of a weight with which its bias, in steps of both scales, fits int32.
 
-    float32 values below the normal range become its least, for hardware may flush them to zero;
-    float16 keeps its subnormal range, which weights need and GPUs handle.
+    Of a channel that is all but zero, the scale would make the steps so small that it does not.
     """
-    info = np.finfo(dtype)
-    least = float(info.smallest_subnormal if dtype == np.float16 else info.tiny)
-    scale = np.asarray(scale, np.float64)
-    return np.where(scale == 0, DEAD_SCALE, np.maximum(scale, least)).astype(dtype)
+    return np.abs(bias).astype(np.float64) / (float(data_scale) * LARGEST_BIAS)
+
+
+def quantize_bias(bias: Array, data_scale: Array, scale: Array) -> QuantizedWeight:
+    """A bias [channels] in int32, in steps of the scales of data and weight multiplied."""
+    steps = data_scale.astype(np.float32) * scale.astype(np.float32)
+    return QuantizedWeight(np.rint(bias.astype(np.float64) / steps).astype(np.int32), steps)

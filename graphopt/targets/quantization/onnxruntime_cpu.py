@@ -1,0 +1,92 @@
+"""ONNX Runtime on a CPU: an operator between DequantizeLinear and QuantizeLinear is integer there.
+
+The operators are those of its selectors (onnxruntime/core/optimizer/qdq_transformer, version 1.32).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+
+from graphopt.targets.quantization.rules import Numbers, OperatorRule, QuantizationRules
+from graphopt.targets.quantization.tensorrt import TENSORRT
+
+_UINT8 = Numbers(
+    "int8",
+    data="uint8",
+    weight="int8",
+    symmetric=False,
+    floats=("FLOAT",),
+    stored=frozenset({"INT8", "UINT8", "INT16", "UINT16", "INT32", "INT4", "UINT4"}),
+    integer_biases=True,
+)
+
+_RULES = QuantizationRules(
+    numbers=_UINT8,
+    operators=MappingProxyType(
+        {
+            # QLinearConv
+            "Conv": OperatorRule(weight_ranks=(3, 5), weight_axis=0, bias=2, float_output=False),
+            # QGemm
+            "Gemm": OperatorRule(
+                weight_ranks=(2, 2),
+                weight_axis=1,
+                transposed_by="transB",
+                unset=("transA",),
+                ones=("alpha", "beta"),
+                bias=2,
+            ),
+            # QLinearMatMul, or MatMulIntegerToFloat
+            "MatMul": OperatorRule(weight_ranks=(2, 2), weight_axis=1),
+        }
+    ),
+    float_operators=MappingProxyType(
+        dict.fromkeys(
+            ("ConvTranspose", "Einsum", "LSTM", "GRU", "RNN"),
+            "ONNX Runtime has no integer kernel for it",
+        )
+    ),
+    movers=frozenset({"Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}),
+    selectors=frozenset({"Expand", "Gather", "Slice", "Split", "Tile"}),
+    followers=frozenset(
+        {
+            "Add",
+            "AveragePool",
+            "Concat",
+            "GlobalAveragePool",
+            "HardSigmoid",
+            "LeakyRelu",
+            "Mul",
+            "Sigmoid",
+        }
+    ),
+    # It has no integer kernels for these, and as floats between integers they made MobileNetV3
+    # 0.7 times as fast as it was.
+    gates=frozenset({"HardSigmoid"}),
+    spelled=frozenset({"HardSwish"}),
+    clamps=frozenset({"Clip", "Relu"}),
+    pairs_behind_movers=True,
+    epilogues=frozenset(
+        {"Add", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "Relu", "Sigmoid", "Tanh"}
+    ),
+)
+
+# It has no int16 kernels: what is computed is float, between tensors that are rounded.
+_INT16 = replace(
+    TENSORRT["int8"],
+    numbers=replace(_UINT8, data="int16", symmetric=True, integer_biases=False),
+    float_operators=_RULES.float_operators,
+)
+
+ONNXRUNTIME_CPU = MappingProxyType(
+    {
+        "uint8": _RULES,
+        "int8": replace(_RULES, numbers=replace(_UINT8, data="int8")),
+        "int16": _INT16,
+    }
+)
+"""By format; the first is the default."""
+
+REFUSED = MappingProxyType(
+    {"fp8": "ONNX Runtime's optimizations garble fp8 on a CPU; it is for SM89 and later"}
+)

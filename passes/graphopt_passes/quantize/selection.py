@@ -1,0 +1,116 @@
+"""Which nodes the options name, in the model as the user knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import onnx
+import onnx_ir as ir
+
+from graphopt.errors import GraphoptError, did_you_mean
+from graphopt.ir import sole_use
+from graphopt.targets.quantization import QuantizationRules
+
+
+@dataclass
+class Selection:
+    """Nodes of the model to quantize."""
+
+    nodes: set[ir.Node] = field(default_factory=set)
+    gone: list[str] = field(default_factory=list)
+    """Patterns that name nodes of the original model of which nothing is left."""
+
+
+def select(
+    option: str,
+    patterns: Iterable[str],
+    original: ir.Model,
+    model: ir.Model,
+    rules: QuantizationRules,
+) -> Selection:
+    """The nodes of the main graph that `patterns` name: by name, by glob or by operator.
+
+    Args:
+        option: what the user calls the list.
+        original: the model that the names are from. A node of it that was fused stands for the
+            node of `model` that computes what it did.
+
+    Raises:
+        GraphoptError: if a pattern names nothing, and is no operator either.
+    """
+    chosen = Selection()
+    heirs = _Heirs(original, model, rules)
+    known = list(original.graph)
+    for pattern in patterns:
+        there = [node for node in known if _matches(node, pattern)]
+        found = {node for node in model.graph if _matches(node, pattern)}
+        if not there and not found and not is_operator(pattern):
+            raise GraphoptError(
+                f"{option}: no node or operator is called '{pattern}'",
+                where="pass 'quantize'",
+                fix=_suggestion(pattern, known),
+            )
+        for node in there:
+            # What is named as an operator means those that stay such operators.
+            heir = None if _is_incidental(node, pattern, rules) else heirs.of(node)
+            if heir is not None:
+                found.add(heir)
+        if there and not found:
+            chosen.gone.append(pattern)
+        chosen.nodes |= found
+    return chosen
+
+
+def is_operator(name: str) -> bool:
+    """Whether the default ONNX domain has an operator `name`."""
+    return bool(onnx.defs.has(name))
+
+
+def _matches(node: ir.Node, pattern: str) -> bool:
+    return pattern in (node.name, node.op_type) or fnmatchcase(node.name or "", pattern)
+
+
+def _is_incidental(node: ir.Node, pattern: str, rules: QuantizationRules) -> bool:
+    named = pattern == node.name or fnmatchcase(node.name or "", pattern)
+    return not named and node.op_type not in rules.operators
+
+
+def _suggestion(pattern: str, nodes: list[ir.Node]) -> str:
+    names = sorted({node.name for node in nodes if node.name} | {node.op_type for node in nodes})
+    hint = did_you_mean(pattern, names)
+    return hint if hint.startswith("did") else "`graphopt inspect` lists the nodes"
+
+
+class _Heirs:
+    """What became of the nodes of a model."""
+
+    def __init__(self, original: ir.Model, model: ir.Model, rules: QuantizationRules) -> None:
+        self.rules = rules
+        self.same = original is model
+        self.made = {value.name: node for node in model.graph for value in node.outputs}
+
+    def of(self, node: ir.Node) -> ir.Node | None:
+        """The node that computes now what `node` did; None if there is none.
+
+        If its output is gone, it was fused with what reads that: the first output downstream that
+        is still there comes from the node that took both in.
+        """
+        if self.same:
+            return node
+        current: ir.Node | None = node
+        while current is not None and current.outputs:
+            for value in current.outputs:
+                heir = self.made.get(value.name)
+                if heir is not None:
+                    return heir if self.took_in(heir, node, current) else None
+            current = sole_use(current.outputs[0])
+        return None
+
+    def took_in(self, heir: ir.Node, node: ir.Node, last: ir.Node) -> bool:
+        """Whether `heir`, which gives what `last` did, also does what `node` did above it."""
+        if last is node:
+            return True
+        layers = self.rules.operators
+        return heir.op_type in layers and last.op_type not in layers
