@@ -7,7 +7,7 @@ where it did not is run again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -74,7 +74,7 @@ class Stream:
         held = self._held
         if held is None:
             return None
-        session = Session(_stretch(self._model, [*held[0], *free], list(names)))
+        session = Session(_stretch(self._model, [*held[0], *free], list(names), self._types()))
 
         def run(number: int, given: Feed) -> Feed:
             feed = {**held[number], **given}
@@ -94,12 +94,11 @@ class Stream:
 
     def _hold(self, names: Sequence[str]) -> list[Feed] | None:
         """The values `names` for all batches, or None if they cannot be held."""
-        values = ir.convenience.create_value_mapping(self._model.graph)
-        if not all(isinstance(values[name].type, ir.TensorType) for name in names):
-            return None
         held: list[Feed] = []
         size = 0
         for feed in self._run(names):
+            if not all(isinstance(value, np.ndarray) for value in feed.values()):
+                return None
             size += sum(array.nbytes for array in feed.values())
             if size > self._budget:
                 return None
@@ -110,12 +109,18 @@ class Stream:
         inputs = [str(value.name) for value in self._model.graph.inputs]
         known = list(self._held[0]) if self._held else inputs
         wanted = [name for name in names if name not in known]
-        session = Session(_stretch(self._model, known, wanted)) if wanted else None
+        session = Session(_stretch(self._model, known, wanted, self._types())) if wanted else None
         for feed in self._source():
             computed = {}
             if session is not None:
                 computed = session.run({name: feed[name] for name in session.inputs})
             yield {name: computed[name] if name in computed else feed[name] for name in names}
+
+    def _types(self) -> dict[str, ir.TypeProtocol]:
+        held = self._held[0] if self._held else {}
+        return {
+            name: ir.TensorType(ir.DataType.from_numpy(array.dtype)) for name, array in held.items()
+        }
 
     def _source(self) -> Iterator[Feed]:
         if self._held is not None:
@@ -161,8 +166,14 @@ def _reads(node: ir.Node) -> Iterator[str | None]:
             yield from _reads(inner)
 
 
-def _stretch(model: ir.Model, known: list[str], wanted: list[str]) -> ir.Model:
-    """A copy of `model` (sharing weights) from the values `known` to the values `wanted`."""
+def _stretch(
+    model: ir.Model, known: list[str], wanted: list[str], types: Mapping[str, ir.TypeProtocol]
+) -> ir.Model:
+    """A copy of `model` (sharing weights) from the values `known` to the values `wanted`.
+
+    Args:
+        types: those of known values for which the model does not state it.
+    """
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     copy = model.clone()
@@ -173,7 +184,7 @@ def _stretch(model: ir.Model, known: list[str], wanted: list[str]) -> ir.Model:
         if old.is_graph_input():
             continue
         old.name = f"{name} (computed)"
-        given = ir.Value(name=name, type=old.type)
+        given = ir.Value(name=name, type=types.get(name, old.type))
         old.replace_all_uses_with(given, replace_graph_outputs=True)
         graph.inputs.append(given)
         values[name] = given

@@ -68,9 +68,15 @@ def context(model: ir.Model, feed: Feed | None = None, target: str = "generic") 
     return PassContext(target=get_target(target), calibration=samples)
 
 
+PLAIN = {
+    "canonicalize": False, "tune_ranges": False, "round_weights": False, "correct_bias": False
+}  # fmt: skip
+"""Options that leave the model as it is, and the numbers as they are chosen at first."""
+
+
 def quantize(model: ir.Model, feed: Feed | None = None, **options: Any) -> PassResult:
     """Runs the pass on `model` as it stands and checks that the result is a valid model."""
-    options = {"canonicalize": False, **options}
+    options = {**PLAIN, **options}
     result = Quantize(**options).run(model, context(model, feed))
     check(result.model)
     onnx.checker.check_model(ir.to_proto(result.model), full_check=True)

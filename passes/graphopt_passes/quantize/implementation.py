@@ -20,6 +20,7 @@ from graphopt_passes.quantize.gates import spelled_out
 from graphopt_passes.quantize.grids import Grid
 from graphopt_passes.quantize.placement import Placement
 from graphopt_passes.quantize.quantizer import Quantized, Quantizer
+from graphopt_passes.quantize.recovery import Steps, recover
 from graphopt_passes.quantize.weights import QuantizedWeight
 
 if TYPE_CHECKING:
@@ -48,6 +49,12 @@ def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
     histograms = quantizer.calibrate(samples)
     quantized = quantizer.write()
     notes += _calibration_notes(samples, quantized.placement, histograms)
+    recovery = recover(
+        quantizer.model, quantized, samples, quantizer.weight_limits, Steps.of(options),
+        context.progress, limit=options.samples,
+    )  # fmt: skip
+    notes += tuple(recovery.notes)
+    details["recovered"] = recovery.rows
     details["tensors"] = [
         _tensor_row(value, histograms[str(value.name)], grid)
         for value, grid in quantized.grids.items()

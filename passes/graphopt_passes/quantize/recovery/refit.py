@@ -1,9 +1,10 @@
-"""Other integers, scales and biases for one layer, and which of them are better."""
+"""Other integers, scales and biases for one layer, and which of them is best."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,88 +12,132 @@ from numpy.typing import NDArray
 
 from graphopt.quantization import get_format, mse_parameters
 from graphopt.reconstruction import Moments, round_weights
+from graphopt_passes.quantize.recovery.layers import IntegerWeight
 
 Array: TypeAlias = "NDArray[Any]"
 
-RIDGES = (1e-2,)
-
-
-@dataclass(frozen=True)
-class Weights:
-    integers: Array
-    scale: Array
-    shift: Array | None = None
-    kept: tuple[str, ...] = ()
-
-    @property
-    def matrix(self) -> Array:
-        return self.integers * self.scale[:, None, :]
+RIDGE = 1e-2
+"""How much the float weights count in the fit, relative to the mean variance of the inputs."""
 
 
 @dataclass
 class Evidence:
-    """What is known of a layer: sums over rows to fit on, and rows to judge by."""
+    """What a layer reads in the quantized model and should give, as the float model does.
+
+    Attributes:
+        fit: sums over the rows to fit on.
+        x: rows to judge by, [groups, rows, inputs] each.
+        y: what they should give, [groups, rows, outputs] each.
+    """
 
     fit: Moments
-    x: list[Array]
-    y: list[Array]
+    x: list[Array] = field(default_factory=list)
+    y: list[Array] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """How the weight of a layer may be chosen.
+
+    Attributes:
+        present: the weight as it is.
+        reference: the float weight, [groups, inputs, outputs].
+        limits: the least and the greatest integer.
+        least: the least scales, [groups, outputs].
+        dtype: that of the scales.
+        rounding: whether the integers may change.
+        shifts: whether the bias may.
+    """
+
+    present: IntegerWeight
+    reference: Array
+    limits: tuple[int, int]
+    least: Array
+    dtype: np.dtype[Any]
+    rounding: bool
+    shifts: bool
+
+    def scales(self, target: Array, importance: Array) -> Array:
+        """The scale of each output of least squared error, each input with its `importance`."""
+        groups, inputs, outputs = target.shape
+        rows = np.swapaxes(target, 1, 2).reshape(-1, inputs).astype(np.float32)
+        weight = np.repeat(importance / max(float(importance.mean()), 1e-300), outputs, axis=0)
+        scale, _ = mse_parameters(
+            rows,
+            get_format("int8"),
+            axis=0,
+            limits=self.limits,
+            importance=weight,
+            dtype=self.dtype,
+        )
+        least = self.least.reshape(-1).astype(self.dtype)
+        return np.maximum(scale, least).astype(np.float64).reshape(groups, outputs)
 
 
 @dataclass(frozen=True)
 class Choice:
-    weights: Weights
+    """The best weight for a layer.
+
+    Attributes:
+        kept: in what it differs: `scale`, `rounding`, `bias`; empty if nothing was better.
+        before: the error of what the layer gives on the held-out rows, relative to what it should.
+        after: the same with the new weight.
+    """
+
+    weight: IntegerWeight
+    kept: tuple[str, ...]
     before: float
     after: float
 
 
-def trials(
-    present: Weights, reference: Array, fit: Moments, limits: tuple[int, int], dtype: Any, centred: bool
-) -> Iterator[Weights]:
-    yield present
-    second = np.einsum("gii->gi", fit.xx)
-    yield _nearest(reference, _scales(reference, second, limits, dtype), limits, ("scale",))
-    for ridge in RIDGES:
-        hessian, target = fit.quadratic(reference, centred=centred, ridge=ridge)
-        for scale, kept in (
-            (present.scale, (f"w{ridge}",)),
-            (_scales(target, np.einsum("gii->gi", hessian), limits, dtype), (f"w{ridge}", "scale")),
-        ):
-            integers = round_weights(target, hessian, scale[:, None, :], limits)
-            yield Weights(integers, scale, kept=kept)
+def choose(problem: Problem, evidence: Evidence) -> Choice:
+    """The weight of least error on the rows to judge by, the present one among them."""
+    x, y = (np.concatenate(parts, axis=1) for parts in (evidence.x, evidence.y))
+    total = float(np.square(y).sum())
+    best, kept, before = problem.present, (), math.inf
+    least = math.inf
+    for weight, steps in _trials(problem, evidence.fit):
+        residual = y - x @ weight.matrix
+        for trial, more in _with_shift(problem, evidence.fit, weight):
+            off = residual if trial.shift is None else residual - trial.shift[:, None]
+            error = float(np.square(off).sum())
+            if trial is problem.present:
+                before = error
+            if error < least:
+                best, kept, least = trial, (*steps, *more), error
+    return Choice(best, kept, _relative(before, total), _relative(least, total))
 
 
-def _nearest(target: Array, scale: Array, limits, kept) -> Weights:
-    return Weights(np.clip(np.rint(target / scale[:, None]), *limits), scale, kept=kept)
+def _relative(square: float, total: float) -> float:
+    return math.sqrt(square / total) if total else 0.0
 
 
-def _scales(target: Array, importance: Array, limits: tuple[int, int], dtype: Any) -> Array:
-    """The scale of each output, [groups, outputs], of least error weighted by `importance`."""
-    groups, inputs, outputs = target.shape
-    rows = np.swapaxes(target, 1, 2).reshape(-1, inputs).astype(np.float32)
-    weights = np.repeat(importance / max(importance.mean(), 1e-300), outputs, axis=0)
-    scale, _ = mse_parameters(
-        rows, get_format("int8"), axis=0, limits=limits, importance=weights, dtype=dtype
-    )
-    return scale.astype(np.float64).reshape(groups, outputs)
+def _with_shift(
+    problem: Problem, fit: Moments, weight: IntegerWeight
+) -> Iterator[tuple[IntegerWeight, tuple[str, ...]]]:
+    """`weight` without and, if that is allowed, with a correction of the bias.
+
+    The correction is the mean error of each output (Nagel et al., "Data-Free Quantization Through
+    Weight Equalization and Bias Correction", 2019, section 4.2, here from data).
+    """
+    yield weight, ()
+    if problem.shifts:
+        yield replace(weight, shift=fit.bias(weight.matrix)), ("bias",)
 
 
-def choose(
-    present: Weights, reference: Array, evidence: Evidence, limits, dtype, centred: bool
-) -> Choice:
-    best, least, before = present, np.inf, None
-    x, y = np.concatenate(evidence.x, axis=1), np.concatenate(evidence.y, axis=1)
-    for trial in trials(present, reference, evidence.fit, limits, dtype, centred):
-        error = y - x @ trial.matrix
-        plain = float(np.square(error).sum())
-        if before is None:
-            before = plain
-        if plain < least:
-            best, least = trial, plain
-        if centred:
-            shift = evidence.fit.bias(trial.matrix)
-            shifted = float(np.square(error - shift[:, None]).sum())
-            if shifted < least:
-                best = Weights(trial.integers, trial.scale, shift, (*trial.kept, "bias"))
-                least = shifted
-    scale = float(np.square(y).sum())
-    return Choice(best, np.sqrt(before / scale), np.sqrt(least / scale))
+def _trials(problem: Problem, fit: Moments) -> Iterator[tuple[IntegerWeight, tuple[str, ...]]]:
+    """The present weight, and others without a correction of the bias."""
+    yield problem.present, ()
+    if not problem.rounding or fit.xx is None:
+        return
+    importance = np.einsum("gii->gi", fit.xx)
+    scale = problem.scales(problem.reference, importance)
+    steps = np.rint(problem.reference / scale[:, None])
+    yield IntegerWeight(np.clip(steps, *problem.limits), scale), ("scale",)
+    # The target makes up for the errors of what the layer reads: it gives what the float model
+    # gives, as well as any weight can.
+    hessian, target = fit.quadratic(problem.reference, centred=problem.shifts, ridge=RIDGE)
+    own = problem.scales(target, np.einsum("gii->gi", hessian))
+    for scale, names in ((problem.present.scale, ("rounding",)), (own, ("rounding", "scale"))):
+        integers = round_weights(target, hessian, scale[:, None], problem.limits)
+        yield IntegerWeight(integers, scale), names
