@@ -121,9 +121,9 @@ class SideBySide:
         targets: dict[int, Feed] = {}
         for side in (False, True):
             size = 0
-            for number, held_out in enumerate(self.runs):
+            for number, is_held_out in enumerate(self.runs):
                 count = sum(self.runs[n] == side for n in targets)
-                if held_out == side and count * self._batch < TRIED and size < TRIED_BYTES:
+                if is_held_out == side and count * self._batch < TRIED and size < TRIED_BYTES:
                     targets[number] = wanted(number, {})
                     size += sum(array.nbytes for array in targets[number].values())
         held_out = [number for number in targets if self.runs[number]]

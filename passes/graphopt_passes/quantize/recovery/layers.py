@@ -236,7 +236,7 @@ class IntegerLayer:
         """`_matrix` undone."""
         if self.operator == "Conv":
             return conv_weight(matrix, self._stored.shape)
-        return matrix[0].T if self._axis == 0 else matrix[0]
+        return np.asarray(matrix[0].T if self._axis == 0 else matrix[0])
 
 
 def _doubts_bias(node: ir.Node) -> str | None:

@@ -35,7 +35,7 @@ class Pair:
     @staticmethod
     def of(quantize: ir.Node) -> Pair | None:
         """The pair that `quantize` begins, or None if it does not begin one."""
-        uses = quantize.outputs[0].uses()
+        uses = tuple(quantize.outputs[0].uses())
         scale = quantize.inputs[1]
         if len(uses) != 1 or scale is None or not scale.is_initializer():
             return None
@@ -93,7 +93,7 @@ def best_factor(
     pair: Pair,
     held_out: Sequence[int],
 ) -> tuple[float, float, float]:
-    """The factor of least error; 1 if it does not lower the error (by `GAIN`) of the batches `held_out` too.
+    """The factor of least error; 1 if that of the batches `held_out` does not fall with it.
 
     Args:
         run: gives, for a batch and a scale by its name, the values of the quantized model.

@@ -108,7 +108,7 @@ def recover(
     if not after < before:
         recovery.notes.append(
             "recovery: better layer by layer, but not at the outputs of the model "
-            f"({_decibel(before)} -> {_decibel(after)} dB on held-out samples); all of it is left out"
+            f"({_decibel(before)} -> {_decibel(after)} dB on held-out samples); it is left out"
         )
         for row in recovery.rows:
             row["kept"] = []
@@ -117,8 +117,8 @@ def recover(
     kept = [row for row in recovery.rows if row["kept"]]
     recovery.notes.append(
         f"recovery: {len(recovery.factors)} scales of data and "
-        f"{len(kept) - len(recovery.factors)} layers changed; the outputs' ratio of signal to noise "
-        f"{_decibel(before)} -> {_decibel(after)} dB on held-out samples"
+        f"{len(kept) - len(recovery.factors)} layers changed; the signal-to-noise ratio of the "
+        f"outputs {_decibel(before)} -> {_decibel(after)} dB on held-out samples"
     )
     return recovery
 
@@ -223,7 +223,7 @@ class _Search:
         after: float | None = None,
         **more: Any,
     ) -> None:
-        row = {"node": label(node), "op_type": node.op_type, "kept": kept}
+        row: dict[str, Any] = {"node": label(node), "op_type": node.op_type, "kept": kept}
         row |= {"error_before": before, "error_after": after}
         self.recovery.rows.append(row | {k: v for k, v in more.items() if v is not None})
 
@@ -249,7 +249,9 @@ def _apply(quantized: Quantized, recovery: Recovery, layers: Iterable[str]) -> N
             assert pair is not None
             assert pair.scale.const_value is not None
             _scale(pair, factor)
-            value = grids[str(node.inputs[0].name)]
+            source = node.inputs[0]
+            assert source is not None
+            value = grids[str(source.name)]
             grid = quantized.grids[value]
             low, high = grid.limits
             quantized.grids[value] = replace(

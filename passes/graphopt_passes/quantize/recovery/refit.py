@@ -71,7 +71,7 @@ class Problem:
             dtype=self.dtype,
         )
         least = self.least.reshape(-1).astype(self.dtype)
-        return np.maximum(scale, least).astype(np.float64).reshape(groups, outputs)
+        return np.reshape(np.maximum(scale, least).astype(np.float64), (groups, outputs))
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def choose(problem: Problem, evidence: Evidence) -> Choice:
     """The weight of least error on the rows to judge by, the present one among them."""
     x, y = (np.concatenate(parts, axis=1) for parts in (evidence.x, evidence.y))
     total = float(np.square(y).sum())
-    best, kept, before = problem.present, (), math.inf
-    least = math.inf
+    best, before, least = problem.present, math.inf, math.inf
+    kept: tuple[str, ...] = ()
     for weight, steps in _trials(problem, evidence.fit):
         residual = y - x @ weight.matrix
         for trial, more in _with_shift(problem, evidence.fit, weight):
