@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -20,7 +21,7 @@ AHEAD = 3
 same; far behind, chance decides."""
 FACTORS = (2.5, 1.8, 1.4, 1.2, 1.1, 1 / 1.1, 1 / 1.2, 1 / 1.4)
 """What the scale is multiplied with."""
-GAIN = 0.99
+GAIN = 0.995
 """The error must fall to this part of what it was, or it is chance."""
 
 
@@ -120,13 +121,13 @@ def best_factor(
 
 
 def _error(results: list[tuple[Feed, Feed]]) -> float:
-    """The squared errors relative to the squares of what is wanted, summed over the values."""
-    total = 0.0
-    for name in results[0][0]:
+    """The error relative to what is wanted, as the root of the mean square over the values."""
+    total, names = 0.0, list(results[0][0])
+    for name in names:
         square = sum(_square(wanted[name]) for wanted, _ in results)
         off = sum(_square(got[name] - wanted[name]) for wanted, got in results)
         total += off / square if square else 0.0
-    return total
+    return math.sqrt(total / len(names))
 
 
 def _square(array: Array) -> float:

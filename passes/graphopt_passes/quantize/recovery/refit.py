@@ -18,6 +18,8 @@ Array: TypeAlias = "NDArray[Any]"
 
 RIDGE = 1e-2
 """How much the float weights count in the fit, relative to the mean variance of the inputs."""
+CERTAINTY = 2.0
+"""The standard errors by which the mean gain of a row must be above zero."""
 
 
 @dataclass
@@ -91,25 +93,36 @@ class Choice:
 
 
 def choose(problem: Problem, evidence: Evidence) -> Choice:
-    """The weight of least error on the rows to judge by, the present one among them."""
+    """The weight of least error on the rows to judge by; the present one, if that may be chance."""
     x, y = (np.concatenate(parts, axis=1) for parts in (evidence.x, evidence.y))
-    total = float(np.square(y).sum())
-    best, before, least = problem.present, math.inf, math.inf
+    present = _errors(y - x @ problem.present.matrix)
+    best, errors = problem.present, present
     kept: tuple[str, ...] = ()
     for weight, steps in _trials(problem, evidence.fit):
         residual = y - x @ weight.matrix
         for trial, more in _with_shift(problem, evidence.fit, weight):
-            off = residual if trial.shift is None else residual - trial.shift[:, None]
-            error = float(np.square(off).sum())
-            if trial is problem.present:
-                before = error
-            if error < least:
-                best, kept, least = trial, (*steps, *more), error
-    return Choice(best, kept, _relative(before, total), _relative(least, total))
+            found = _errors(residual if trial.shift is None else residual - trial.shift[:, None])
+            if found.sum() < errors.sum():
+                best, kept, errors = trial, (*steps, *more), found
+    if not _is_certain(present - errors):
+        best, kept, errors = problem.present, (), present
+    total = float(np.square(y).sum())
+    return Choice(best, kept, _relative(present, total), _relative(errors, total))
 
 
-def _relative(square: float, total: float) -> float:
-    return math.sqrt(square / total) if total else 0.0
+def _errors(residual: Array) -> Array:
+    """The squared error of each row."""
+    return np.asarray(np.einsum("gro,gro->r", residual, residual))
+
+
+def _is_certain(gains: Array) -> bool:
+    """Whether the mean of `gains`, one for each row, is above zero by more than `CERTAINTY`."""
+    deviation = float(gains.std()) / math.sqrt(len(gains))
+    return float(gains.mean()) > CERTAINTY * deviation
+
+
+def _relative(errors: Array, total: float) -> float:
+    return math.sqrt(float(errors.sum()) / total) if total else 0.0
 
 
 def _with_shift(
