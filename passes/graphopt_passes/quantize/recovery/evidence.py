@@ -22,15 +22,15 @@ from graphopt_passes.quantize.recovery.refit import Evidence
 
 Array: TypeAlias = "NDArray[Any]"
 
-HELD_BYTES = 512 << 20
+HELD_BYTES = 256 << 20
 """What each of the two models may hold in memory between layers."""
 BATCH, BATCH_BYTES = 32, 64 << 20
 """Samples of a run, and what they may hold between two layers, at most."""
-MAX_INPUTS = 4608
+MAX_INPUTS = 2304
 """With more inputs per group only the bias is corrected: the Gram matrix is too large."""
-MAX_ROWS, MIN_ROWS, ROWS_PER_INPUT = 32_768, 8192, 20
+MAX_ROWS, MIN_ROWS, ROWS_PER_INPUT = 16_384, 8192, 10
 """How many rows (positions of all samples) a layer is fitted on."""
-HELD_OUT_ROWS, HELD_OUT_BYTES = 8192, 128 << 20
+HELD_OUT_ROWS, HELD_OUT_BYTES = 4096, 64 << 20
 """How many rows a layer is judged by, at most, and what they may take."""
 TRIED, TRIED_BYTES = 128, 64 << 20
 """How many samples to fit on the scale of a tensor is chosen by, and as many held out, at most."""
