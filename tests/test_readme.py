@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 def test_every_command_runs_in_order(tmp_path: Path) -> None:
     (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
     commands = [line for block in blocks("sh") for line in block.splitlines() if line]
-    assert len(commands) == 6
+    assert len(commands) == 7
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for command in commands:
         assert command.startswith("graphopt "), command
@@ -38,7 +38,9 @@ def test_every_command_runs_in_order(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         assert done.stdout.strip()
-    assert {"small.onnx", "small.engine", "report.json"} <= {f.name for f in tmp_path.iterdir()}
+    assert {"small.onnx", "small.engine", "report.json", "layers.svg"} <= {
+        f.name for f in tmp_path.iterdir()
+    }
 
 
 def test_every_line_of_python_runs(tmp_path: Path) -> None:

@@ -20,9 +20,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -30,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from processes import NotRunningError, ask, run_child
 from simplify_report import markdown, print_tables, summarize
 
 from graphopt.cli.progress import Bars
@@ -79,33 +77,6 @@ class Outcome:
             "second_run": self.again,
             **self.checked,
         }
-
-
-def run_child(command: Sequence[str], limit_s: float) -> str | None:
-    """Runs `command` with its children on one thread; None, or how it failed, in one line."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "random"}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        _, errors = process.communicate(timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return f"timeout after {limit_s:g} s"
-    if process.returncode < 0:
-        return f"crash: {signal.Signals(-process.returncode).name}"
-    if process.returncode:
-        lines = [line.strip() for line in errors.splitlines() if line.strip()]
-        return f"error: {lines[-1][:200] if lines else process.returncode}"
-    return None
 
 
 def simplify(tool: str, model: Path, folder: Path, outcome: Outcome, settings: Settings) -> None:
@@ -196,14 +167,9 @@ def find_versions(settings: Settings) -> dict[str, str]:
         request = {"tool": tool, "passes": settings.passes, "verify": settings.verify}
         command = [python, str(HERE / "simplify_child.py"), json.dumps(request)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except OSError as error:
-            sys.exit(f"{python}: {error.strerror}")
-        if done.returncode:
-            lines = done.stderr.strip().splitlines()
-            reason = lines[-1] if lines else f"exit code {done.returncode}"
-            sys.exit(f"{tool} does not run in {python}: {reason} (see --tools and --python)")
-        found[tool] = done.stdout.split()[-1]
+            found[tool] = ask(command)
+        except NotRunningError as error:
+            sys.exit(f"{tool} does not run in {python}: {error} (see --tools and --python)")
     return found
 
 

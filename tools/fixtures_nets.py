@@ -141,6 +141,31 @@ class MobileNet(nn.Module):
         return self.classifier(torch.flatten(self.pool(x), 1))
 
 
+class ReluMobileNet(nn.Module):
+    """The same with ReLU throughout and no gates: its channels can be rescaled in pairs.
+
+    Not a fixture: `quantize_tasks.py` makes channels of it badly imbalanced.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv_bn(1, 16, 3), nn.ReLU())
+        shapes = (((16, 32, 24), 2), ((24, 72, 24), 1), ((24, 96, 48), 2), ((48, 144, 48), 1))
+        self.blocks = nn.Sequential(
+            *(
+                InvertedResidual(channels, 3, nn.ReLU, stride=stride, squeeze=False)
+                for channels, stride in shapes
+            )
+        )
+        self.head = nn.Sequential(conv_bn(48, 128, 1), nn.ReLU())
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(128, CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.head(self.blocks(self.stem(normalize(image))))
+        return self.classifier(torch.flatten(self.pool(x), 1))
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one fused projection for queries, keys and values."""
 
@@ -226,6 +251,13 @@ RECIPES = {
         rate=6e-3,
         decay=0.02,
         seed=2,
+    ),
+    "relu-mobilenet": Recipe(
+        ReluMobileNet,
+        epochs=2,
+        rate=6e-3,
+        decay=0.02,
+        seed=4,
     ),
     "vit": Recipe(
         ViT,

@@ -2,7 +2,7 @@
 
     python simplify_child.py '{"tool": "onnxsim", "model": "a.onnx", "out": "b.onnx", ...}'
 
-It imports the tool and `onnx`, and nothing else of graphopt's, so that each tool may live in an
+It imports the tool and `onnx`, and nothing of graphopt's, so that each tool may live in an
 environment of its own. What it measured goes as JSON into the file `result`.
 
 Before the clock starts the tool simplifies a model of three nodes: whatever it imports lazily is
@@ -12,7 +12,6 @@ then imported, and is in the memory baseline.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
+from processes import cpu_seconds, forget_peak, memory_kib
 
 
 @dataclass(frozen=True)
@@ -92,32 +92,6 @@ def warm_up(tool: Tool) -> None:
         path = str(Path(folder) / "warm.onnx")
         onnx.save(model, path)
         tool.save(tool.simplify(tool.load(path)), path)
-
-
-def cpu_seconds() -> float:
-    """CPU time of this process, all threads, and of its children that have ended."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
-
-
-def memory_kib(key: str) -> int:
-    """`VmRSS` (now) or `VmHWM` (the peak) of this process; `ru_maxrss` where there is no /proc.
-
-    `ru_maxrss` also counts the process that this one was started from, up to its `exec`.
-    """
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    line = next(x for x in status.read_text().splitlines() if x.startswith(f"{key}:"))
-    return int(line.split()[1])
-
-
-def forget_peak() -> None:
-    """Starts the peak of the resident memory anew, where the system can do that."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return  # the peak then includes that of the imports
 
 
 def run(tool: Tool, source: str, out: str) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Channels:
             ValueError: if there is no such axis, or a value is NaN or beyond float32.
         """
         if not -values.ndim <= axis < values.ndim:
-            raise ValueError(f"rank {values.ndim}, which has no axis {axis}")
+            raise ValueError(f"a shape of rank {values.ndim}, without axis {axis},")
         axis %= values.ndim
         channels = values.shape[axis]
         if values.size == 0:

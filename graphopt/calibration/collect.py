@@ -52,7 +52,7 @@ def collect(
         GraphoptError: if a tensor is not of floats or takes a value that is NaN or infinite, if
             there are no samples, or no such backend.
     """
-    observers = {name: HistogramObserver() for name in names}
+    observers = dict.fromkeys(names, HistogramObserver())
     return watch(
         model, observers, samples, progress, limit=limit, budget=budget, jobs=jobs, backend=backend
     )
@@ -94,6 +94,8 @@ def watch(
     backend: str | None = None,
 ) -> dict[str, S]:
     """The statistic that each of `observers`, by tensor, makes over `samples`; see `collect`."""
+    if not observers:
+        return {}
     source = iter(samples)
     first = next(source, None)
     if first is None or limit == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,8 @@ def expected_squared_error(
     Args:
         levels: the greatest integer: the step is t / levels.
     """
-    magnitudes = histogram.magnitudes()
-    sums = [_sum(magnitudes, t / levels, levels, histogram) for t in map(float, thresholds)]
-    return np.array(sums) / histogram.size
+    steps = np.asarray(thresholds, np.float64) / levels
+    return _sums(histogram.magnitudes(), steps, levels, histogram) / histogram.size
 
 
 def expected_squared_error_between(
@@ -35,31 +33,34 @@ def expected_squared_error_between(
             most, for zero to be one of the integers.
         levels: the number of steps between the least and the greatest integer.
     """
-    result = np.empty(len(ranges), np.float64)
+    steps = (ranges[:, 1] - ranges[:, 0]) / levels
+    below = np.rint(-ranges[:, 0] / steps)
     negative, positive = histogram.counts
-    for i, (low, high) in enumerate(ranges.tolist()):
-        step = (high - low) / levels
-        below = round(-low / step)
-        result[i] = _sum(negative, step, below, histogram)
-        result[i] += _sum(positive, step, levels - below, histogram)
-    return result / histogram.size
+    sums = _sums(negative, steps, below, histogram)
+    sums += _sums(positive, steps, levels - below, histogram)
+    return sums / histogram.size
 
 
-def _sum(
-    counts: np.ndarray[Any, np.dtype[np.int64]], step: float, levels: int, histogram: Histogram
-) -> float:
-    """The squared errors, summed, of the values of one sign in the bins `counts`.
+def _sums(
+    counts: np.ndarray[Any, np.dtype[np.int64]],
+    steps: Floats,
+    levels: Floats | int,
+    histogram: Histogram,
+) -> Floats:
+    """[n]: the squared errors, summed, of the values of one sign in the bins `counts`.
 
-    Rounding error up to `levels` steps of `step` and clipping error above, in float64, with values
-    spread evenly in each bin. The integral of the squared error from 0 to x is exactly
+    Rounding error up to `levels` steps of `steps` and clipping error above, in float64, with
+    values spread evenly in each bin. The integral of the squared error from 0 to x is exactly
     n * d**3 / 12 + (x - n * d)**3 / 3, with step d and n = min(round(x / d), levels).
     """
     used = np.flatnonzero(counts)
     if not len(used):
-        return 0.0
-    d = math.ldexp(step, -histogram.exponent) * BINS  # in bin widths, which keeps it in range
+        return np.zeros(len(steps))
     edges = np.arange(used[0], used[-1] + 2, dtype=np.float64)
-    whole = np.minimum(np.rint(edges / d), levels)
-    integral = whole * d**3 / 12 + (edges - whole * d) ** 3 / 3
-    in_bins = np.dot(np.diff(integral), counts[used[0] : used[-1] + 1])
-    return float(in_bins) * histogram.width**2
+    # In bin widths, which keeps it in range.
+    d = (np.ldexp(steps, -histogram.exponent) * BINS)[:, np.newaxis]
+    whole = np.rint(edges / d)
+    np.minimum(whole, np.reshape(levels, (-1, 1)), out=whole)
+    rest = edges - whole * d
+    integral = whole * (d**3 / 12) + rest * rest * rest / 3
+    return np.asarray(np.diff(integral) @ counts[used[0] : used[-1] + 1] * histogram.width**2)

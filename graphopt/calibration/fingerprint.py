@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
@@ -46,8 +46,8 @@ def _graph(graph: ir.Graph) -> Iterator[bytes]:
             yield from _tensor(value.const_value)
 
 
-def _names(values: object) -> Iterator[bytes]:
-    yield "\n".join("" if v is None else str(v.name) for v in values).encode()  # type: ignore[attr-defined]
+def _names(values: Iterable[ir.Value | None]) -> Iterator[bytes]:
+    yield "\n".join("" if value is None else str(value.name) for value in values).encode()
 
 
 def _attribute(attribute: ir.Attr) -> Iterator[bytes]:

@@ -37,11 +37,11 @@ class Positions:
     step: int
 
     @classmethod
-    def of(cls, elements: int, samples: int, kept: int = POSITIONS) -> Positions:
+    def of(cls, elements: int, samples: int) -> Positions:
         """Positions in a tensor of `elements`; one that does not divide evenly is one sample."""
         samples = samples if samples > 0 and elements % samples == 0 else 1
         size = elements // samples
-        step = max(1, -(-size // kept))
+        step = max(1, -(-size // POSITIONS))
         while 1 < step < size and math.gcd(step, size) > 1:
             step += 1
         return cls(samples, size, step)

@@ -90,8 +90,10 @@ def choose_range(
         percent: for `percentile`: how many of the values other than zero to keep.
 
     Raises:
-        ValueError: if there is no such method.
+        ValueError: if there is no such method, or no such part as `percent`.
     """
+    if not 0 < percent <= 100:
+        raise ValueError(f"percent is {percent}, not above 0 and up to 100")
     if method not in METHODS:
         raise ValueError(f"unknown method '{method}': {did_you_mean(method, list(METHODS))}")
     if histogram.largest == 0:

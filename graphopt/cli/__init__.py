@@ -12,6 +12,7 @@ from graphopt.cli.compare import compare
 from graphopt.cli.inspect import inspect
 from graphopt.cli.optimize import optimize
 from graphopt.cli.passes import passes
+from graphopt.cli.sensitivity import sensitivity
 from graphopt.errors import GraphoptError
 
 
@@ -21,12 +22,12 @@ def graphopt() -> None:
     """Make an ONNX model smaller and faster, and show that it still works.
 
     \b
-    Exit status: 0 done; 1 the result breaches a tolerance or --max-drop;
-    2 bad usage or bad input.
+    Exit status: 0 done; 1 the result breaches a tolerance or --max-drop, or a pass misses
+    what it was told to reach; 2 bad usage or bad input.
     """
 
 
-for command in (optimize, build, compare, inspect, passes):
+for command in (optimize, build, compare, inspect, sensitivity, passes):
     graphopt.add_command(command)
 
 

@@ -30,6 +30,7 @@ from graphopt.ir.query import (
     walk,
 )
 from graphopt.ir.saving import save, writable_path, writing
+from graphopt.ir.selection import named_nodes
 from graphopt.ir.shapes import forget_shapes, infer_shapes
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "main_inputs",
     "measure",
     "model_files",
+    "named_nodes",
     "nodes_of",
     "rank",
     "remove_node",

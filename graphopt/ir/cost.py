@@ -11,6 +11,7 @@ import onnx_ir as ir
 from graphopt.ir.facts import Dim, Facts
 from graphopt.ir.query import (
     DEFAULT_DOMAINS,
+    all_graphs,
     constant_tensor,
     count_nodes,
     default_opset,
@@ -117,7 +118,7 @@ def _elsewhere(model: ir.Model) -> Iterator[str]:
 def _constants(model: ir.Model) -> list[tuple[ir.TensorProtocol, bool]]:
     """Every constant of `model` once, and whether it is a parameter."""
     found: dict[int, tuple[ir.TensorProtocol, bool]] = {}
-    for graph in model.graphs():
+    for graph in all_graphs(model):
         values = list(graph.initializers.values())
         values += [node.outputs[0] for node in graph if is_standard(node, "Constant")]
         for value in values:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.ir.query import nodes_of, subgraphs
+from graphopt.ir.query import all_graphs, nodes_of, subgraphs
 
 # The first IR version in which an initializer need not be a graph input as well.
 INITIALIZERS_WITHOUT_INPUTS = 4
@@ -30,7 +30,7 @@ class Names:
 
 
 def _names(model: ir.Model) -> Iterator[str]:
-    for graph in model.graphs():
+    for graph in all_graphs(model):
         for value in (*graph.inputs, *graph.initializers.values()):
             yield value.name or ""
     for function in model.functions.values():

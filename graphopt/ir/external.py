@@ -7,21 +7,41 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from graphopt.ir.query import all_graphs, walk
 from graphopt.ir.weights import WITHOUT_BYTES, DataFileTensor, WeightFile
 
 
 def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
     """The initializers whose data is in a file of its own, in all graphs of `model`."""
-    for graph in model.graphs():
+    for graph in all_graphs(model):
         for value in graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):
                 yield value.const_value
 
 
+def read_from(model: ir.Model, folder: Path) -> None:
+    """Has the external data of `model` looked for in `folder`.
+
+    As `onnx_ir.external_data.set_base_dir`, in a tenth of the time.
+    """
+    tensors: list[ir.TensorProtocol | None] = []
+    for graph in all_graphs(model):
+        tensors.extend(value.const_value for value in graph.initializers.values())
+    for node in walk(model.graph):
+        for attribute in node.attributes.data.values():
+            if attribute.type == ir.AttributeType.TENSOR:
+                tensors.append(attribute.value)
+            elif attribute.type == ir.AttributeType.TENSORS:
+                tensors.extend(attribute.value or ())
+    for tensor in tensors:
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.base_dir = folder
+
+
 def read_anew(model: ir.Model) -> None:
     """Has the external data of `model`, which is there, read when it is asked for and not kept."""
     files: dict[str, WeightFile] = {}
-    for graph in model.graphs():
+    for graph in all_graphs(model):
         for value in graph.initializers.values():
             tensor = value.const_value
             if not isinstance(tensor, ir.ExternalTensor) or tensor.dtype in WITHOUT_BYTES:
@@ -35,7 +55,7 @@ def weight_bytes(model: ir.Model) -> int:
     """The bytes of all initializers, in all graphs."""
     return sum(
         value.const_value.nbytes
-        for graph in model.graphs()
+        for graph in all_graphs(model)
         for value in graph.initializers.values()
         if value.const_value is not None
     )
@@ -48,7 +68,7 @@ def detached(model: ir.Model) -> ir.Model:
     A tensor that is open already keeps what it shows: the file may have been replaced since.
     """
     copy = model.clone()
-    for graph in copy.graphs():
+    for graph in all_graphs(copy):
         for value in graph.initializers.values():
             tensor = value.const_value
             if not isinstance(tensor, ir.ExternalTensor) or isinstance(tensor, DataFileTensor):

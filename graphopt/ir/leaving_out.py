@@ -10,8 +10,7 @@ from typing import overload
 import onnx
 import onnx_ir as ir
 
-from graphopt.errors import GraphoptError
-from graphopt.ir.weights import FileTensor, Span, WeightFile
+from graphopt.ir.weights import FileTensor, LoadedTensor, Span, WeightFile
 from graphopt.ir.wire import (
     LENGTH_DELIMITED,
     VARINT,
@@ -47,6 +46,8 @@ _TENSOR_FIELDS = {
     _TENSOR_METADATA,
 }
 
+_DATA_TYPES = frozenset(kind.value for kind in ir.DataType)
+
 _BLOCK_BYTES = 8192
 _MARK_BYTES = 16
 _INDEX_BYTES = 8
@@ -69,30 +70,37 @@ class Skeleton:
             return None
         return self._spans[int.from_bytes(mark[_MARK_BYTES:], "little")]
 
-    def put_back(self, graph: ir.Graph) -> None:
-        """Gives the tensors of `graph`, the main graph of this model, their data."""
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                value.const_value = self._whole(value.const_value)
-        for node in graph:
-            attribute = node.attributes.get("value") if node.op_type == "Constant" else None
-            if attribute is None or attribute.type != ir.AttributeType.TENSOR:
-                continue
-            tensor = self._whole(attribute.value)
-            if tensor is not attribute.value:
-                node.attributes["value"] = ir.AttrTensor(
-                    attribute.name, tensor, doc_string=attribute.doc_string
-                )
 
-    def _whole(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-        if not isinstance(tensor, ir.serde.TensorProtoTensor):
-            return tensor
-        span = self.span_of(tensor.raw)
-        if span is None:
-            return tensor
-        header: onnx.TensorProto = tensor.raw
-        header.ClearField("raw_data")
-        return FileTensor(header, span)
+def put_back(graph: ir.Graph, skeleton: Skeleton | None) -> None:
+    """Gives the tensors of `graph`, the main graph of a model, the data that `skeleton` lacks.
+
+    Those that have theirs are exchanged too, for tensors that are quicker to ask.
+    """
+    for value in graph.initializers.values():
+        if value.const_value is not None:
+            value.const_value = _whole(value.const_value, skeleton)
+    for node in graph:
+        attribute = node.attributes.get("value") if node.op_type == "Constant" else None
+        if attribute is None or attribute.type != ir.AttributeType.TENSOR:
+            continue
+        tensor = _whole(attribute.value, skeleton)
+        if tensor is not attribute.value:
+            node.attributes["value"] = ir.AttrTensor(
+                attribute.name, tensor, doc_string=attribute.doc_string
+            )
+
+
+def _whole(tensor: ir.TensorProtocol, skeleton: Skeleton | None) -> ir.TensorProtocol:
+    if not isinstance(tensor, ir.serde.TensorProtoTensor):
+        return tensor
+    if tensor.raw.data_type not in _DATA_TYPES:  # told of where it is used
+        return tensor
+    span = None if skeleton is None else skeleton.span_of(tensor.raw)
+    if span is None:
+        return LoadedTensor(tensor.raw)
+    header: onnx.TensorProto = tensor.raw
+    header.ClearField("raw_data")
+    return FileTensor(header, span)
 
 
 def without_weights(file: WeightFile) -> Skeleton | None:
@@ -104,7 +112,7 @@ def without_weights(file: WeightFile) -> Skeleton | None:
         parts, _ = spliced(content, 0, file.size, around)
     except UnusualWireError:
         return None
-    if not cuts:
+    if not cuts or not file.is_same():
         return None
     mark = secrets.token_bytes(_MARK_BYTES)
     numbers = iter(range(len(cuts)))
@@ -142,10 +150,10 @@ class _Blocks:
         return self._block[at]
 
     def _read(self, start: int, stop: int) -> bytes:
-        try:
-            return self._file.read(start, stop - start).tobytes()
-        except GraphoptError:
-            raise UnusualWireError from None  # it is being written to: then it is read in one go
+        content = self._file.peek(start, stop - start)
+        if len(content) != stop - start:
+            raise UnusualWireError  # it is being written to: then it is read in one go
+        return content
 
 
 def _cuts(content: Buffer, size: int) -> tuple[list[Cut | Around], list[Cut]]:

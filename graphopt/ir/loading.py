@@ -13,9 +13,9 @@ from google.protobuf.message import DecodeError
 
 from graphopt.errors import GraphoptError
 from graphopt.ir.checking import check_proto, graphs_of
-from graphopt.ir.external import external_tensors, read_anew
+from graphopt.ir.external import external_tensors, read_anew, read_from
 from graphopt.ir.graphsurgeon import from_graphsurgeon, is_graphsurgeon
-from graphopt.ir.leaving_out import LARGE_TENSOR_BYTES, Skeleton, without_weights
+from graphopt.ir.leaving_out import LARGE_TENSOR_BYTES, Skeleton, put_back, without_weights
 from graphopt.ir.serialized import serialize
 from graphopt.ir.weights import WeightFile
 from graphopt.ir.wire import LARGEST_MESSAGE_BYTES
@@ -137,10 +137,9 @@ def _from_proto(
     except (ValueError, TypeError, KeyError, NotImplementedError, ir.serde.SerdeError) as error:
         cause = error.__cause__ or error
         raise GraphoptError(f"is not a valid ONNX model: {cause}", where=where) from None
-    if skeleton is not None:
-        skeleton.put_back(model.graph)
+    put_back(model.graph, skeleton)
     if base_dir is not None:
-        ir.external_data.set_base_dir(model.graph, base_dir)
+        read_from(model, base_dir)
         _require_external_data(model, where)
         read_anew(model)
     return model

@@ -8,6 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
+UNKNOWN_DIMENSIONS = frozenset({"", "?", "-1", "None", "none", "unk", "unknown", "dynamic"})
+"""What exporters call a dimension that they do not know: two of one such name may differ."""
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
@@ -32,13 +34,28 @@ def walk(graph: ir.Graph | ir.Function) -> Iterator[ir.Node]:
                 break
 
 
+def all_graphs(model: ir.Model) -> list[ir.Graph]:
+    """Every graph of `model`: the main graph and the subgraphs in it, at any depth.
+
+    As onnx_ir's `Model.graphs`, in a tenth of the time.
+    """
+    graphs = [model.graph]
+    for graph in graphs:
+        for node in graph:
+            for attribute in node.attributes.data.values():
+                if attribute.type in _GRAPHS:
+                    graphs.extend(subgraphs(node))
+                    break
+    return graphs
+
+
 def count_nodes(model: ir.Model) -> int:
     return sum(1 for _ in nodes_of(model))
 
 
 def is_standard(node: ir.Node, *op_types: str) -> bool:
     """Whether `node` is one of `op_types` of the default ONNX domain, and not a function of it."""
-    return node.domain in DEFAULT_DOMAINS and node.op_type in op_types
+    return node.op_type in op_types and node.domain in DEFAULT_DOMAINS
 
 
 def replaced_operators(model: ir.Model) -> frozenset[str]:
@@ -57,12 +74,13 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     It is an initializer that no caller can override (one that is also a graph input is a default,
     not a constant), or the output of a Constant node.
     """
-    if value is None or value.is_graph_input():
+    if value is None:
         return None
-    if value.is_initializer():
-        return value.const_value
     node = value.producer()
-    if node is None or not is_standard(node, "Constant") or len(node.attributes) != 1:
+    if node is None:
+        held = value.is_initializer() and not value.is_graph_input()
+        return value.const_value if held else None
+    if not is_standard(node, "Constant") or len(node.attributes) != 1:
         return None
     return _attribute_tensor(*next(iter(node.attributes.items())))
 
@@ -88,6 +106,11 @@ def _attribute_tensor(name: str, attribute: ir.Attr) -> ir.TensorProtocol | None
         shape = [] if name == "value_string" else [len(encoded)]
         return ir.StringTensor(encoded, shape=ir.Shape(shape))
     return None
+
+
+def dims_of(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    """The shape of `tensor`, of which onnx_ir asks each time whether it is all numbers."""
+    return tuple(tensor.shape)  # type: ignore[arg-type]  # a tensor's is
 
 
 def constant_array(value: ir.Value | None) -> np.ndarray | None:

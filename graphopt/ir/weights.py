@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from collections.abc import Callable, Iterator
@@ -25,6 +26,9 @@ WITHOUT_BYTES = (ir.DataType.STRING, ir.DataType.UNDEFINED)
 # onnx and in ONNX Runtime, it does not read them from a file beside the model.
 _SHAPE_TYPES = (ir.DataType.INT32, ir.DataType.INT64)
 _LARGEST_SHAPE_BYTES = 1 << 16
+
+# Arrays up to this are kept once they are made.
+_SMALL_ARRAY_BYTES = 1 << 16
 
 CHUNK_BYTES = 1 << 20
 # The kernel copies at most 2 GiB less a page in one call.
@@ -124,6 +128,16 @@ class WeightFile:
     def _refused(self, what: str, fix: str = "copy the file there") -> GraphoptError:
         return GraphoptError(what, where=str(self.path), fix=fix)
 
+    def is_same(self) -> bool:
+        """Whether the held file is what it was; see `hold`."""
+        return self._held is not None and _identity(os.fstat(self._held)) == self._identity
+
+    def peek(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes of the held file, be it the same or not; see `hold`, `is_same`."""
+        if self._held is None:
+            raise ValueError(f"{self.path} is not held")
+        return os.pread(self._held, length, offset)
+
     def read(self, offset: int, length: int) -> Bytes:
         """`length` bytes from `offset` on.
 
@@ -138,6 +152,19 @@ class WeightFile:
                 if count == 0:
                     raise self._changed()
                 done += count
+        return content
+
+    def ends(self, offset: int, length: int, head: int, tail: int) -> bytes:
+        """Of `length` bytes from `offset` on the first `head` and the last `tail`.
+
+        Raises:
+            GraphoptError: if the file is not what it was when it was opened.
+        """
+        with self._opened() as descriptor:
+            content = os.pread(descriptor, head, offset)
+            content += os.pread(descriptor, tail, offset + length - tail)
+        if len(content) != head + tail:
+            raise self._changed()
         return content
 
     def copy(self, offset: int, length: int, target: BinaryIO) -> None:
@@ -201,9 +228,7 @@ class Span:
 
     def ends(self, head: int, tail: int) -> bytes:
         """The first `head` and the last `tail` of the bytes, which are at least that many."""
-        first = self.file.read(self.offset, head)
-        last = self.file.read(self.offset + self.length - tail, tail)
-        return first.tobytes() + last.tobytes()
+        return self.file.ends(self.offset, self.length, head, tail)
 
     def chunks(self) -> Iterator[Bytes]:
         for done in range(0, self.length, CHUNK_BYTES):
@@ -213,7 +238,52 @@ class Span:
         self.file.copy(self.offset, self.length, target)
 
 
-class FileTensor(ir.serde.TensorProtoTensor):
+class LoadedTensor(ir.serde.TensorProtoTensor):
+    """A tensor of a proto that makes up what it is asked for once, not for each question."""
+
+    __slots__ = ("_array", "_dtype", "_nbytes", "_shape", "_size")
+
+    def __init__(self, proto: onnx.TensorProto) -> None:
+        super().__init__(proto)
+        self._dtype = ir.DataType(proto.data_type)
+        self._shape = ir.Shape(proto.dims, frozen=True)
+        self._size: int = math.prod(proto.dims)
+        self._nbytes: int | None = None
+        if self._dtype not in WITHOUT_BYTES:
+            self._nbytes = math.ceil(self._dtype.itemsize * self._size)
+        self._array: np.ndarray[Any, Any] | None = None
+
+    # Read-only, as in the class that it derives from: the Protocol would have them writeable.
+    @property
+    def dtype(self) -> ir.DataType:  # type: ignore[override]
+        return self._dtype
+
+    @property
+    def shape(self) -> ir.Shape:  # type: ignore[override]
+        return self._shape
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def nbytes(self) -> int:
+        if self._nbytes is None:
+            raise TypeError(f"a tensor of type {self._dtype} has no bytes")
+        return self._nbytes
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        if self._array is not None:
+            return self._array
+        array: np.ndarray[Any, Any] = super().numpy()
+        is_plain = self._nbytes is not None and self._dtype.bitwidth >= 8
+        if is_plain and array.nbytes <= _SMALL_ARRAY_BYTES:
+            array.flags.writeable = False
+            self._array = array
+        return array
+
+
+class FileTensor(LoadedTensor):
     """A tensor inside an ONNX file, which reads as if it had been loaded.
 
     Like the tensor of a proto that it derives from, it is read anew for each question, so that

@@ -96,7 +96,9 @@ def fields(buffer: Buffer, start: int, stop: int) -> Iterator[Field]:
     """
     position = start
     while position < stop:
-        tag, body = varint_at(buffer, position, stop)
+        tag, body = buffer[position], position + 1
+        if tag > 0x7F:
+            tag, body = varint_at(buffer, position, stop)
         kind = tag & 7
         if kind == LENGTH_DELIMITED:
             length, body = varint_at(buffer, body, stop)

@@ -14,6 +14,7 @@ from graphopt.data.feeds import Feed, Samples, batches, input_specs
 from graphopt.data.random import RandomOptions, RandomSamples
 from graphopt.data.samples import open_samples
 from graphopt.errors import GraphoptError
+from graphopt.garbage import collecting_only_new
 from graphopt.ir import Cost, ModelSource, load, measure, model_files, sha256
 from graphopt.pipeline.base import PassContext
 from graphopt.pipeline.instruments import Dump, Timing
@@ -47,11 +48,17 @@ class Optimized:
     report: Report
 
     @property
-    def met(self) -> bool:
+    def accepted(self) -> bool:
         """Whether the drop of the evaluation is within `max_drop`."""
         return self.report.evaluation is None or self.report.evaluation.met
 
+    @property
+    def met(self) -> bool:
+        """Whether that is so, and every pass has reached what it was told to."""
+        return self.accepted and not self.report.unmet
 
+
+@collecting_only_new()
 def optimize(
     source: ModelSource,
     passes: str | Pipeline = DEFAULT,
@@ -65,6 +72,9 @@ def optimize(
     latency: bool = False,
     any_order: bool = False,
     dump: str | Path | None = None,
+    jobs: int = 1,
+    backend: str | None = None,
+    ranges: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Optimized:
     """Runs a pipeline over a model and proves what it did.
@@ -75,13 +85,17 @@ def optimize(
         calibration: representative samples; as text see `graphopt.data.samples.open_samples`.
         evaluation: a score before and after; as text see
             `graphopt.data.evaluation.open_evaluation`.
-        max_drop: by how much the score may fall, in its unit; see `Optimized.met`.
+        max_drop: by how much the score may fall, in its unit; see `Optimized.accepted`.
         target: what the model is to run on; see `graphopt.targets`.
         verify: `each` compares outputs after every pass, `final` at the end, `off` not at all.
         tolerance: for exact passes, relative to an output's peak, in place of the default by dtype.
         latency: measure the time of a run in ONNX Runtime, before and after.
         any_order: allow passes of an earlier stage after those of a later one.
         dump: a folder for the model after each pass that changed it.
+        jobs: in how many processes to calibrate; the ranges are the same to the bit.
+        backend: where else to calibrate: `dask=ADDRESS` for the workers of a Dask cluster.
+        ranges: a JSON file of the ranges of the tensors that are quantized: used if it is there,
+            which leaves nothing to calibrate, and written otherwise.
         progress: shows progress on long work.
 
     Raises:
@@ -93,7 +107,12 @@ def optimize(
     if max_drop is not None and evaluation is None:
         raise GraphoptError("a maximal drop needs an evaluation", fix="give one (--eval SRC)")
     model = load(source)
-    context = _context(model, calibration, evaluation, target, progress)
+    context = replace(
+        _context(model, calibration, evaluation, target, progress),
+        jobs=jobs,
+        backend=backend,
+        ranges=None if ranges is None else Path(ranges),
+    )
     check_needs(pipeline, context)
     wanted = latency or verify != "off"
     probes = _probes(model, context) if wanted else _Probes([], "nothing", "nothing is to be run")
@@ -232,6 +251,7 @@ def _step_rows(result: RunResult, seconds: Sequence[float]) -> tuple[StepRow, ..
             notes=record.notes,
             declined=record.declined,
             details=record.details,
+            unmet=record.unmet,
         )
         for record, elapsed in zip(result.steps, seconds, strict=True)
     )

@@ -50,6 +50,7 @@ class StepRecord:
     details: dict[str, object]
     nodes_before: int
     nodes_after: int
+    unmet: str | None
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,13 @@ def check_needs(pipeline: Pipeline, context: PassContext) -> None:
     """Raises GraphoptError if a pass needs what `context` does not have."""
     have = {
         Need.CALIBRATION: context.calibration is not None,
+        Need.RANGES: context.calibration is not None
+        or (context.ranges is not None and context.ranges.exists()),
         Need.EVALUATION: context.evaluation is not None,
     }
     how = {
         Need.CALIBRATION: "give representative samples (--calib SRC)",
+        Need.RANGES: "give representative samples (--calib SRC)",
         Need.EVALUATION: "give labelled data and a metric (--eval SRC)",
     }
     for step in pipeline.passes():
@@ -202,4 +206,5 @@ def _record(step: Pass, result: PassResult, nodes_before: int, nodes_after: int)
         details=dict(result.details),
         nodes_before=nodes_before,
         nodes_after=nodes_after,
+        unmet=result.unmet,
     )

@@ -8,6 +8,7 @@ from graphopt.quantization.arithmetic import (
     quantize,
 )
 from graphopt.quantization.formats import FORMATS, Format, get_format
+from graphopt.quantization.loss import sqnr_db
 from graphopt.quantization.scales import (
     DEAD_SCALE,
     affine_parameters,
@@ -30,6 +31,7 @@ __all__ = [
     "parameter_shape",
     "quantize",
     "ranges",
+    "sqnr_db",
     "stored_scale",
     "symmetric_scale",
 ]

@@ -10,7 +10,7 @@ from graphopt.reconstruction.columns import (
 from graphopt.reconstruction.constants import adder_behind, is_own, set_constant
 from graphopt.reconstruction.moments import Moments
 from graphopt.reconstruction.rounding import round_weights
-from graphopt.reconstruction.stream import Stream
+from graphopt.reconstruction.stream import Stream, needed_from, stretch
 
 __all__ = [
     "Geometry",
@@ -22,6 +22,8 @@ __all__ = [
     "conv_weight",
     "is_own",
     "matrix_rows",
+    "needed_from",
     "round_weights",
     "set_constant",
+    "stretch",
 ]

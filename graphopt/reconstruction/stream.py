@@ -8,6 +8,7 @@ where it did not is run again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -46,7 +47,7 @@ class Stream:
             name: an input of `node`, or (after) an output.
             after: whether `node` itself has run then.
         """
-        if not self._move(sorted({*_needed_from(self._model, node, after), name})):
+        if not self._move(sorted({*needed_from(self._model, node, after), name})):
             for feed in self._run([name]):
                 yield feed[name]
             return
@@ -56,7 +57,7 @@ class Stream:
 
     def pass_to(self, node: ir.Node) -> bool:
         """Moves to right before `node`; False if what is needed from there on cannot be held."""
-        return self._move(sorted(_needed_from(self._model, node, after=False)))
+        return self._move(sorted(needed_from(self._model, node, after=False)))
 
     def ahead(
         self, names: Sequence[str], free: Sequence[str] = ()
@@ -74,7 +75,7 @@ class Stream:
         held = self._held
         if held is None:
             return None
-        session = Session(_stretch(self._model, [*held[0], *free], list(names), self._types()))
+        session = Session(stretch(self._model, [*held[0], *free], list(names), self._types()))
 
         def run(number: int, given: Feed) -> Feed:
             feed = {**held[number], **given}
@@ -109,7 +110,7 @@ class Stream:
         inputs = [str(value.name) for value in self._model.graph.inputs]
         known = list(self._held[0]) if self._held else inputs
         wanted = [name for name in names if name not in known]
-        session = Session(_stretch(self._model, known, wanted, self._types())) if wanted else None
+        session = Session(stretch(self._model, known, wanted, self._types())) if wanted else None
         for feed in self._source():
             computed = {}
             if session is not None:
@@ -129,7 +130,7 @@ class Stream:
         yield from self._feeds()
 
 
-def _needed_from(model: ir.Model, node: ir.Node, after: bool) -> set[str]:
+def needed_from(model: ir.Model, node: ir.Node, after: bool) -> set[str]:
     """What is computed (or fed) before `node`, or up to it, and read later."""
     before: set[str | None] = {value.name for value in model.graph.inputs}
     passed = False
@@ -166,13 +167,16 @@ def _reads(node: ir.Node) -> Iterator[str | None]:
             yield from _reads(inner)
 
 
-def _stretch(
-    model: ir.Model, known: list[str], wanted: list[str], types: Mapping[str, ir.TypeProtocol]
+def stretch(
+    model: ir.Model,
+    known: list[str],
+    wanted: list[str],
+    types: Mapping[str, ir.TypeProtocol] = MappingProxyType({}),
 ) -> ir.Model:
     """A copy of `model` (sharing weights) from the values `known` to the values `wanted`.
 
     Args:
-        types: those of known values for which the model does not state it.
+        types: those of known values; of others, what the model states.
     """
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 

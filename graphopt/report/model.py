@@ -45,6 +45,8 @@ class StepRow:
     declined: tuple[Declined, ...] = field(repr=False)
     """Near misses: rewrites whose pattern is there but that were not applied, and why."""
     details: dict[str, Any] = field(repr=False)
+    unmet: str | None = None
+    """What was demanded of the pass and its result does not meet."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,11 @@ class Report:
     warnings: tuple[str, ...] = ()
     output: str | None = None
 
+    @property
+    def unmet(self) -> tuple[str, ...]:
+        """What passes were told to reach and did not, by pass."""
+        return tuple(f"{row.step}: {row.unmet}" for row in self.steps if row.unmet is not None)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -127,6 +134,45 @@ class Comparison:
     def met(self) -> bool:
         """Whether every output is within the tolerance; true if none is stated."""
         return self.tolerance is None or all(d.within(self.tolerance) for d in self.differences)
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """What it costs to quantize one layer alone."""
+
+    node: str
+    op_type: str
+    macs: int | None
+    """For one sample; None if its shapes are not known."""
+    sqnr_db: float
+    """The signal-to-noise ratio of the worst output against the float model."""
+    precision: str
+    """What the pass computes it in: a format, or `float`."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What `graphopt sensitivity` shows."""
+
+    source: str
+    pipeline: str
+    target: str
+    calibration: str
+    data: str
+    """The samples that were measured on; `samples` is their number."""
+    samples: int
+    everywhere_db: float
+    """The signal-to-noise ratio with all layers quantized."""
+    layers: tuple[LayerSensitivity, ...]
+    """In the order of the graph."""
+    notes: tuple[str, ...] = ()
+    unmet: str | None = None
+    """What was demanded of the pass and its result does not meet."""
+
+    @property
+    def by_sensitivity(self) -> tuple[LayerSensitivity, ...]:
+        """The layers, those that cost the most first."""
+        return tuple(sorted(self.layers, key=lambda layer: layer.sqnr_db))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from graphopt.report.model import (
     Port,
     Report,
     Score,
+    Sensitivity,
     Verification,
 )
 from graphopt.report.rewrites import PassSummary, near_misses, summarize
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 TOP_NODES = 10
 MAX_NOTES = 12
 MAX_NAMES = 3
+BAR = 20
 PLAIN_WIDTH = 110  # where the output is no terminal and has no width of its own
 
 
@@ -49,6 +51,8 @@ def print_report(report: Report, *, explain: bool = False) -> None:
         console.print(f"wrote {escape(report.output)}")
     else:
         console.print("[red]no model was written[/]: the score fell by more than --max-drop")
+    for unmet in report.unmet:
+        console.print(f"[red]not reached[/] by {escape(unmet)}")
 
 
 def _print_passes(console: Console, passes: Sequence[PassSummary], *, explain: bool) -> None:
@@ -159,6 +163,42 @@ def print_comparison(comparison: Comparison) -> None:
     if comparison.tolerance is not None:
         verdict = "[green]within[/]" if comparison.met else "[red]NOT within[/]"
         console.print(f"{verdict} {comparison.tolerance:g} of each output's peak")
+
+
+def print_sensitivity(sensitivity: Sensitivity) -> None:
+    """What each layer alone costs, the worst first; a short bar is a sensitive layer."""
+    console = _console()
+    console.print(
+        f"[bold]{escape(sensitivity.source)}[/]: {escape(sensitivity.pipeline)}, "
+        f"measured on {sensitivity.samples} samples of {escape(sensitivity.data)}"
+    )
+    total = sum(layer.macs or 0 for layer in sensitivity.layers)
+    finite = [layer.sqnr_db for layer in sensitivity.layers if math.isfinite(layer.sqnr_db)]
+    longest = max(finite, default=1.0)
+    table = Table()
+    table.add_column("layer", overflow="fold")
+    table.add_column("operator")
+    table.add_column("MACs", justify="right")
+    table.add_column("SQNR dB", justify="right")
+    table.add_column("", min_width=BAR, no_wrap=True)
+    table.add_column("stays")
+    for layer in sensitivity.by_sensitivity:
+        share = "?" if layer.macs is None or not total else f"{layer.macs / total:.1%}"
+        filled = round(BAR * min(max(layer.sqnr_db / longest, 0.0), 1.0)) if longest > 0 else 0
+        table.add_row(
+            escape(layer.node),
+            escape(layer.op_type),
+            share,
+            f"{layer.sqnr_db:.1f}",
+            "█" * filled,
+            "float" if layer.precision == "float" else "",
+        )
+    console.print(table)
+    console.print(f"all layers quantized: {sensitivity.everywhere_db:.1f} dB")
+    for note in sensitivity.notes:
+        console.print(f"  - {escape(note)}")
+    if sensitivity.unmet is not None:
+        console.print(f"[red]not reached[/]: {escape(sensitivity.unmet)}")
 
 
 def print_inspection(inspection: Inspection) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphopt.ir import constant_tensor, is_standard, replaced_operators, sole_use
+from graphopt.ir import constant_tensor, replaced_operators, sole_use
 from graphopt.ir.facts import Dims, Facts
 from graphopt.ir.query import DEFAULT_DOMAINS
 from graphopt.pipeline.base import PassContext
@@ -29,6 +29,7 @@ class Questions:
         self.opset = self.facts.opset
         self._oldest = _oldest_opset(model, self.opset)
         self._replaced = replaced_operators(model)
+        self._has_functions = bool(model.functions)  # outside of them no attribute is a reference
 
     def has_operator(self, op_type: str, since: int) -> bool:
         """Whether the model may use `op_type`, which came in opset `since`, and the target wants
@@ -60,9 +61,10 @@ class Questions:
         """Whether `node` is one of `op_types` as ONNX defines them."""
         return (
             node is not None
-            and is_standard(node, *op_types)
+            and node.op_type in op_types  # first, since it is what most are not
+            and node.domain in DEFAULT_DOMAINS
             and node.op_type not in self._replaced
-            and not any(attribute.is_ref() for attribute in node.attributes.values())
+            and not (self._has_functions and any(a.is_ref() for a in node.attributes.values()))
         )
 
     def producer(self, value: ir.Value | None, *op_types: str) -> ir.Node | None:

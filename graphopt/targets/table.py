@@ -28,6 +28,15 @@ _TENSORRT_UNWANTED = frozenset({"Attention"})
 # result is off by 5% of the peak, which the nodes that spell it out are not.
 _ORT_UNWANTED = frozenset({"GroupNormalization"})
 
+_INTEGERS = frozenset({"int4", "uint4", "int8", "uint8", "int16", "uint16"})
+# M: what TensorRT-RTX reads. It refuses int16, uint4 and zero points other than 0, takes uint8 for
+# int8 without a word, and compiles int4 from SM80 and fp8 from SM89 on; int8 weights everywhere.
+_TENSORRT_WEIGHTS = frozenset({"int4", "int8", "fp8"})
+_TENSORRT_DATA = frozenset({"int8", "fp8"})
+# M: ONNX Runtime's optimizations garble fp8.
+_ORT_WEIGHTS = _INTEGERS
+_ORT_DATA = _INTEGERS - {"int4", "uint4"}
+
 _TURING = frozenset({"fp16"})
 _AMPERE = frozenset({"fp32", "fp16", "bf16", "int8", "int4"})
 _ADA = _AMPERE | {"fp8"}
@@ -45,6 +54,9 @@ class Target:
         sm: the CUDA compute capability, such as "8.6"; None where it is not one certain GPU.
         precisions: the data types in which every Conv, Gemm and MatMul runs, among "fp32", "fp16",
             "bf16", "int8", "fp8", "int4" and "fp4" (the last two for weights only).
+        weight_formats: what constant weights may be stored in, with a DequantizeLinear behind them:
+            names of `graphopt.quantization.FORMATS`.
+        data_formats: what data may be quantized to, from the same names.
         alignment: by precision, what a channel count should be a multiple of; 1 where not listed.
         opsets: the least and the greatest opset of the default ONNX domain, where that is known.
         backends: the engine builders for it, the preferred one first; none where no engine exists.
@@ -59,6 +71,8 @@ class Target:
     family: str = "generic"
     sm: str | None = None
     precisions: frozenset[str] = frozenset({"fp32", "fp16", "int8"})
+    weight_formats: frozenset[str] = _INTEGERS | {"fp8"}
+    data_formats: frozenset[str] = _INTEGERS | {"fp8"}
     alignment: Mapping[str, int] = field(default_factory=dict, hash=False)
     opsets: tuple[int, int] | None = None
     backends: tuple[str, ...] = ()
@@ -99,6 +113,8 @@ def _gpu(
         family="tensorrt",
         sm=sm,
         precisions=precisions,
+        weight_formats=_TENSORRT_WEIGHTS & precisions | {"int8"},
+        data_formats=_TENSORRT_DATA & precisions,
         alignment=_TENSOR_CORES,
         opsets=_TENSORRT_OPSETS,
         backends=backends,
@@ -118,6 +134,8 @@ _TARGETS: Mapping[str, Target] = MappingProxyType(
                 "TensorRT on whatever GPU this machine has",
                 family="tensorrt",
                 precisions=_AMPERE,
+                weight_formats=_TENSORRT_WEIGHTS & _AMPERE,
+                data_formats=_TENSORRT_DATA & _AMPERE,
                 alignment=_TENSOR_CORES,
                 opsets=_TENSORRT_OPSETS,
                 backends=("tensorrt",),
@@ -145,6 +163,8 @@ _TARGETS: Mapping[str, Target] = MappingProxyType(
                 "ONNX Runtime on a CPU",
                 family="onnxruntime-cpu",
                 precisions=frozenset({"fp32", "int8"}),
+                weight_formats=_ORT_WEIGHTS,
+                data_formats=_ORT_DATA,
                 alignment=_MLAS,
                 unwanted_operators=_ORT_UNWANTED,
             ),

@@ -27,9 +27,11 @@ FIXTURES = Path(__file__).parents[2] / "fixtures"
 MODELS = ("resnet", "mobilenet", "vit")
 CALIBRATION = str(FIXTURES / "calib.npz")
 OPTIONS = {
+    "cluster-weights": "{bits=5}",  # up to 4 bits need opset 21
     "graphsurgeon": "{function=test_contract:tidy}",
     "prune-channels": "{ratio=0.3,samples=64}",
     "quantize": "{samples=64}",
+    "quantize-weights": "{format=int8}",  # int4 needs opset 21
     "set-opset": "{version=21}",
 }
 

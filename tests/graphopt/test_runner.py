@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -293,3 +294,15 @@ def test_a_score_that_falls_by_just_what_is_allowed() -> None:
         before, after = hits / 1000 * 100, (hits - 10) / 1000 * 100
         assert Score("data", "top1", before, after, max_drop=1.0).met
         assert not Score("data", "top1", before, after - 0.1, max_drop=1.0).met
+
+
+def test_the_garbage_collector_is_left_as_it_was() -> None:
+    assert gc.get_freeze_count() == 0
+    graphopt.optimize(model(MLP), "eliminate-dead", verify="off")
+    assert gc.get_freeze_count() == 0
+    gc.freeze()
+    try:
+        graphopt.optimize(model(MLP), "eliminate-dead", verify="off")
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
 from graphopt.data.arrays import ArraySamples
@@ -74,10 +76,15 @@ PLAIN = {
 """Options that leave the model as it is, and the numbers as they are chosen at first."""
 
 
-def quantize(model: ir.Model, feed: Feed | None = None, **options: Any) -> PassResult:
-    """Runs the pass on `model` as it stands and checks that the result is a valid model."""
-    options = {**PLAIN, **options}
-    result = Quantize(**options).run(model, context(model, feed))
+def quantize(
+    model: ir.Model, feed: Feed | None = None, *, target: str = "generic", **options: Any
+) -> PassResult:
+    """Runs the pass on `model` as it stands and checks that the result is a valid model.
+
+    Small layers on their own are quantized too, unless `islands` says otherwise.
+    """
+    options = {**PLAIN, "islands": True, **options}
+    result = Quantize(**options).run(model, context(model, feed, target))
     check(result.model)
     onnx.checker.check_model(ir.to_proto(result.model), full_check=True)
     return result
@@ -119,12 +126,24 @@ def reference(model: ir.Model, feed: Feed) -> list[Array]:
     return list(ReferenceEvaluator(ir.to_proto(model)).run(None, feed))
 
 
-def runtime(model: ir.Model, feed: Feed) -> list[Array]:
-    """The outputs by ONNX Runtime, its optimizations off."""
-    return list(Session(model, threads=1).run(feed).values())
+def runtime(model: ir.Model, feed: Feed, *, optimize: bool = False) -> list[Array]:
+    """The outputs by ONNX Runtime, its optimizations off unless they are asked for."""
+    return list(Session(model, optimize=optimize, threads=1).run(feed).values())
+
+
+def kernels(model: ir.Model, folder: Path) -> list[str]:
+    """The operators that ONNX Runtime runs on a CPU, in order, its optimizations on."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 4  # that the file is for this machine alone
+    onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
 
 
 def decibels(signal: Array, other: Array) -> float:
-    """The signal-to-noise ratio of `other` against `signal`."""
+    """The signal-to-noise ratio of `other` against `signal`; inf if they are equal."""
     noise = (signal.astype(np.float64) - other.astype(np.float64)) ** 2
-    return float(10 * np.log10((signal.astype(np.float64) ** 2).sum() / noise.sum()))
+    with np.errstate(divide="ignore"):
+        return float(10 * np.log10((signal.astype(np.float64) ** 2).sum() / noise.sum()))

@@ -286,16 +286,33 @@ def test_a_scale_that_enlarges_its_input_stays() -> None:
         ("a = Div (x, n) \n b = Sub (a, c) \n e = Div (b, d) \n y = Add (e, n)", ["Mul", "Add"]),
         ("a = Mul (x, c) \n y = Add (a, d)", ["Mul", "Add"]),
         ("a = Sub (n, x) \n y = Mul (a, n)", ["Sub", "Mul"]),
+        (
+            "a = Mul (x, c) \n b = Mul (a, n) \n e = Mul (b, t) \n y = Add (e, n)",
+            ["Mul", "Mul", "Add"],
+        ),
     ],
 )
 def test_chains(body: str, left: list[str]) -> None:
     outcome = fuse(
-        f"{head()} g (float[A, 5] x) => (float[A, 5] y) <{NUMBER}, "
+        f"{head()} g (float[A, 5] x) => (float[A, 5] y) <{NUMBER}, float t = {{1e-20}}, "
         "float[5] c = {2, -0.5, 3, 0.25, 1}, float[1, 5] d = {1, -2, -4, 7, 0.5}> "
         f"{{ {body} }}"
     )
     assert outcome.operators == left
     assert close(outcome, 3, 5)
+
+
+@pytest.mark.parametrize(("links", "times"), [(33, 1), (80, 3)])
+def test_a_long_chain_joins_at_once(links: int, times: int) -> None:
+    names = ["x", *(f"v{i}" for i in range(1, links)), "y"]
+    body = [f"{names[i + 1]} = {('Mul', 'Add')[i % 2]} ({names[i]}, c)" for i in range(links)]
+    outcome = fuse(
+        f"{head()} g (float[A, 3] x) => (float[A, 3] y) <float[3] c = {{0.9, 1.01, -0.5}}> "
+        f"{{ {' '.join(body)} }}"
+    )
+    assert outcome.operators == ["Mul", "Add"]
+    assert outcome.rewrites == {"affine-chain": times}
+    assert close(outcome, 2, 3)
 
 
 def test_factors_that_cancel_leave_a_factor_of_one() -> None:

@@ -112,7 +112,7 @@ def test_a_dead_channel_and_a_dead_tensor_get_a_small_positive_scale() -> None:
     weight = np.random.default_rng(0).standard_normal((4, 4, 1, 1)).astype(np.float32)
     weight[1] = 0
     model = net("z = Mul(x, none) y = Conv(z, w)", w=weight, none=np.array(0, np.float32))
-    result = quantize(model, islands=True)
+    result = quantize(model)
     model = result.model
     assert constant(model, "w_scale")[1] == DEAD_SCALE == constant(model, "z_scale")
     assert not constant(model, "w_quantized")[1].any()

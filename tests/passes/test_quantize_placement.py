@@ -36,6 +36,14 @@ def test_nothing_stands_between_a_conv_and_its_activation(activation: str) -> No
     )
 
 
+def test_nothing_stands_within_silu() -> None:
+    model = net(f"c = {CONV}(x, w) s = Sigmoid(c) m = Mul(c, s) y = {CONV}(m, v)", w=W, v=W)
+    assert body(quantize(model).model) == (
+        "x^ = QDQ(x); c = Conv(x^, w^); s = Sigmoid(c); m = Mul(c, s); m^ = QDQ(m); "
+        "y = Conv(m^, v^)"
+    )
+
+
 def test_a_conv_whose_output_is_the_models_output_gets_nothing_behind_it() -> None:
     model = net(
         f"c = {CONV}(x, w) y = {CONV}(c, v)",
@@ -165,6 +173,7 @@ def test_a_concat_with_a_constant_is_quantized_behind() -> None:
         ("Transpose<perm=[0,1,3,2]>(r)", {}),
         ("Reshape(r, c)", {"c": [0, 4, 4, 16]}),
         ("Identity(r)", {}),
+        ("Dropout(r)", {}),
         ("DepthToSpace<blocksize=2>(r)", {}),
         ("SpaceToDepth<blocksize=2>(r)", {}),
         ("Pad(r, c)", {"c": [0, 0, 1, 1, 0, 0, 1, 1]}),
@@ -199,6 +208,7 @@ def test_the_pair_is_placed_above_what_only_moves_values(mover: str, constants: 
         ("Slice(r, a, b, d)", {"a": [1], "b": [5], "d": [2]}),
         ("Expand(r, c)", {"c": [1, 4, 8, 8]}),
         ("Mul(r, z)", {"z": np.array(2, np.float32)}),
+        ("Dropout(r, z, t)", {"z": np.array(0.5, np.float32), "t": np.array(False)}),
     ],
 )
 def test_the_pair_is_placed_behind_what_changes_or_selects_values(
@@ -245,6 +255,31 @@ def test_a_selection_of_a_quantized_tensor_is_not_quantized_again() -> None:
         "r = Relu(x); r^ = QDQ(r); a, b = Split(r^, p); c = Conv(a, w^); d = Conv(b, w^); "
         "e = Conv(r^, v^); cd = Add(c, d); y = Mul(cd, e)"
     )
+
+
+@pytest.mark.parametrize(
+    ("selector", "constants"),
+    [
+        ("Slice(r, a, b, c)", {"a": [1], "b": [7], "c": [2]}),
+        ("Gather<axis=2>(r, a)", {"a": [0, 3, 5]}),
+        ("Tile(r, a)", {"a": [1, 1, 1, 2]}),
+        ("Expand(r, a)", {"a": [1, 4, 8, 8]}),
+    ],
+)
+def test_whatever_selects_from_a_quantized_tensor_passes_it_on(
+    selector: str, constants: dict
+) -> None:
+    text = f"r = Relu(x) a1 = {CONV}(r, w) s = {selector} b1 = {CONV}(s, v) e = Exp(a1)"
+    model = net(
+        f"{text} f = Exp(b1)",
+        outputs="float[N, 4, H, W] e, float[N, 4, I, J] f",
+        w=W,
+        v=W,
+        **constants,
+    )
+    result = quantize(model)
+    assert result.rewrites["qdq-pair"] == 1
+    assert "b1 = Conv(s, v^)" in body(result.model)
 
 
 def test_the_branches_of_pooling_pyramids_meet_in_one_pair() -> None:

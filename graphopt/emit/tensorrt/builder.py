@@ -17,6 +17,7 @@ from graphopt.emit.tensorrt.messages import Complaint, describe, describe_errors
 from graphopt.emit.tensorrt.request import BuildRequest, BuildResult
 from graphopt.emit.tensorrt.shapes import InputSpec, profile_of
 from graphopt.errors import GraphoptError
+from graphopt.ir.query import UNKNOWN_DIMENSIONS
 
 # The operators whose kernels the report follows.
 COMPUTE_OPERATORS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
@@ -173,7 +174,11 @@ def _network_flags(trt: Any) -> int:
 
 def _parse(trt: Any, network: Any, logger: Any, request: BuildRequest, log: Log) -> None:
     parser = trt.OnnxParser(network, logger)
-    parsed = parser.parse_from_file(request.model)
+    renamed = _without_empty_names(request.model)
+    if renamed is None:
+        parsed = parser.parse_from_file(request.model)
+    else:
+        parsed = parser.parse(renamed, request.model)
     if not parsed or parser.num_errors:
         errors = (parser.get_error(index) for index in range(parser.num_errors))
         text = describe([_complaint(error) for error in errors])
@@ -184,6 +189,21 @@ def _parse(trt: Any, network: Any, logger: Any, request: BuildRequest, log: Log)
         )
     if network.num_layers == 0:
         raise GraphoptError(f"{_name(trt)} reads it as an empty network", where=request.model)
+
+
+def _without_empty_names(path: str) -> bytes | None:
+    """The model with no names on its inputs' dimensions that say nothing; None if it has none.
+
+    The builder would have all dimensions of one name be equal, and Paddle calls each of them "?".
+    """
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    dims = [dim for value in model.graph.input for dim in value.type.tensor_type.shape.dim]
+    empty = [dim for dim in dims if dim.dim_param in UNKNOWN_DIMENSIONS - {""}]
+    for dim in empty:
+        dim.ClearField("dim_param")
+    return model.SerializeToString() if empty else None
 
 
 def _complaint(error: Any) -> Complaint:

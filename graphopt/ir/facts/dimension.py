@@ -9,12 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 Monomial: TypeAlias = "tuple[str, ...]"
 
 # Longer sums are of no use to anyone and cost time: they become a symbol of their own.
 MAX_TERMS = 8
+
+# Layers of one shape ask the same again and again: so many answers are kept.
+_REMEMBERED = 1024
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,11 @@ def symbol(name: str) -> Expr:
 
 
 def add(a: Dim, b: Dim) -> Dim:
-    if isinstance(a, int) and isinstance(b, int):
-        return a + b
+    return a + b if isinstance(a, int) and isinstance(b, int) else _sum(a, b)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _sum(a: Dim, b: Dim) -> Dim:
     total = dict(_terms(a))
     for monomial, coefficient in _terms(b):
         total[monomial] = total.get(monomial, 0) + coefficient
@@ -68,8 +75,11 @@ def subtract(a: Dim, b: Dim) -> Dim:
 
 
 def multiply(a: Dim, b: Dim) -> Dim:
-    if isinstance(a, int) and isinstance(b, int):
-        return a * b
+    return a * b if isinstance(a, int) and isinstance(b, int) else _product(a, b)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _product(a: Dim, b: Dim) -> Dim:
     total: dict[Monomial, int] = {}
     for one, m in _terms(a):
         for other, n in _terms(b):
@@ -110,8 +120,11 @@ def floor_divide(a: Dim, n: int) -> Dim:
 
     What is not known to divide becomes a symbol; that of equal quotients is one and the same.
     """
-    if isinstance(a, int):
-        return a // n
+    return a // n if isinstance(a, int) else _floor(a, n)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _floor(a: Expr, n: int) -> Dim:
     whole: dict[Monomial, int] = {}
     rest: dict[Monomial, int] = {}
     for monomial, coefficient in a.terms:

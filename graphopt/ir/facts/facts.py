@@ -25,14 +25,13 @@ from graphopt.ir.facts.shape_rules import SHAPE_RULES
 from graphopt.ir.facts.window_rules import WINDOW_RULES
 from graphopt.ir.query import (
     DEFAULT_DOMAINS,
+    UNKNOWN_DIMENSIONS,
     constant_tensor,
     default_opset,
+    dims_of,
     replaced_operators,
     subgraphs,
 )
-
-# What exporters write for "not known".
-_SAYS_NOTHING = frozenset({"", "?", "-1", "None", "none", "unk", "unknown", "dynamic"})
 
 
 class Facts:
@@ -220,7 +219,7 @@ def _input(value: ir.Value, number: int) -> Fact:
     for axis, dim in enumerate(value.shape):
         if isinstance(dim, int):
             dims.append(dim if dim >= 0 else symbol(f"input{number}[{axis}]"))
-        elif dim.value is None or dim.value in _SAYS_NOTHING:
+        elif dim.value is None or dim.value in UNKNOWN_DIMENSIONS:
             dims.append(symbol(f"input{number}[{axis}]"))
         else:
             dims.append(symbol(f"'{dim.value}'"))
@@ -233,7 +232,7 @@ def _leaf(value: ir.Value) -> Fact | None:
     if tensor is None:
         return _with_declared_type(NOTHING, value) if value.producer() is None else None
     dtype = tensor.dtype
-    dims = tuple(tensor.shape.numpy())
+    dims = dims_of(tensor)
     items: tuple[Item, ...] | None = None
     if dtype in RANGES and len(dims) <= 1 and tensor.size <= MAX_ITEMS:
         items = tuple(map(int, tensor.numpy().reshape(-1).tolist()))

@@ -19,6 +19,7 @@ class OperatorRule:
         data: the index of the data input.
         weight: the index of the weight input.
         bias: the index of the bias input, if it has one.
+        most_taps: how many positions a kernel may have at most, where that is limited.
         float_output: whether the kernel can give floats. If not, what it gives is quantized too.
     """
 
@@ -30,6 +31,7 @@ class OperatorRule:
     data: int = 0
     weight: int = 1
     bias: int | None = None
+    most_taps: int | None = None
     float_output: bool = True
 
 

@@ -46,7 +46,6 @@ _RULES = QuantizationRules(
     # M: an int8 Conv stays one behind each of these and of the selectors.
     movers=frozenset(
         {
-            "Cast",
             "DepthToSpace",
             "Dropout",
             "Flatten",
@@ -89,7 +88,13 @@ _RULES = QuantizationRules(
     island_reuse=8,
 )
 
-TENSORRT = MappingProxyType({"int8": _RULES, "fp8": replace(_RULES, numbers=_FP8)})
+# R, and M: with 49 taps it computes in fp32.
+_FP8_CONV = replace(_RULES.operators["Conv"], most_taps=32)
+_FP8_RULES = replace(
+    _RULES, numbers=_FP8, operators=MappingProxyType({**_RULES.operators, "Conv": _FP8_CONV})
+)
+
+TENSORRT = MappingProxyType({"int8": _RULES, "fp8": _FP8_RULES})
 """By format; the first is the default."""
 
 REFUSED = MappingProxyType(

@@ -7,8 +7,8 @@ import onnx_ir as ir
 
 from graphopt.ir.facts import Dim
 from graphopt.rewriting import Rewriter, Rule
+from graphopt.rewriting.axes import Reduction, axes_for
 from graphopt_passes.eliminate_noops.handing import noops
-from graphopt_passes.fuse_layout.axes import Reduction, axes_for
 
 _MAX_ELEMENTS = 1 << 12
 

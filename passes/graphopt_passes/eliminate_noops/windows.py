@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from graphopt.rewriting import DeclinedError, Rewriter
+from graphopt.rewriting.axes import axes_of
 from graphopt_passes.eliminate_noops.handing import noops
 from graphopt_passes.eliminate_noops.neutral import is_filled
-from graphopt_passes.fuse_layout.axes import axes_of
 
 _REDUCTIONS = ("ReduceMax", "ReduceMin", "ReduceProd", "ReduceMean", "ReduceSum")
 _INEXACT = "runtimes add the one element to +0.0, which takes the sign of a -0.0"

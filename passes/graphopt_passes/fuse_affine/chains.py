@@ -14,6 +14,9 @@ from graphopt_passes.fuse_affine.scaling import cast
 # A constant that is much smaller than those it is the sum of has lost their digits.
 _CANCELLATION = 128
 
+# So many steps behind a node are joined at once.
+_LONGEST = 32
+
 # Constants of zeros are looked for among those of so many elements.
 _MOST_ZEROS = 1 << 16
 
@@ -34,7 +37,27 @@ def drop_zero(node: ir.Node, at: Rewriter) -> bool:
 
 
 def join(node: ir.Node, at: Rewriter, max_growth: int) -> bool:
-    """Two scales are one scale, two shifts one shift, and any three of them a scale and a shift."""
+    """Two scales are one scale, two shifts one shift, and any three of them a scale and a shift.
+
+    What follows `node` joins in at once, where it can: a long chain then costs no more than its
+    length.
+    """
+    above, below = _above(node, at), _below(node, at)
+    if below and len(below) + len(above) >= 3:
+        try:
+            return _joined([*below, *above], at, max_growth)
+        except DeclinedError:
+            pass  # fewer of them may do
+    two = above[:2]
+    if len(two) < 2 or all(step.tensor is None for step in two):
+        return False  # Neg of Neg is exact, and another's
+    if not _are_alike(two) and len(above) < 3:
+        return False
+    return _joined(two if _are_alike(two) else above, at, max_growth)
+
+
+def _above(node: ir.Node, at: Rewriter) -> list[Step]:
+    """`node` and up to two steps ahead of it, the last one first."""
     steps: list[Step] = []
     current: ir.Node | None = node
     while current is not None and len(steps) < 3:
@@ -43,19 +66,33 @@ def join(node: ir.Node, at: Rewriter, max_growth: int) -> bool:
             break
         steps.append(step)
         current = at.before(current, step.data, *ARITHMETIC)
-    two = steps[:2]
-    if len(two) < 2 or all(step.tensor is None for step in two):
-        return False  # Neg of Neg is exact, and another's
-    if all(step.is_scale for step in two):
-        _require_room(two, max_growth, at)
-        return _one_scale(two, at)
-    if all(step.is_shift or step.tensor is None for step in two):
-        _require_room(two, max_growth, at)
-        return _one_shift(two, at)
-    if len(steps) < 3:
-        return False
+    return steps
+
+
+def _below(node: ir.Node, at: Rewriter) -> list[Step]:
+    """The steps behind `node`, the last one first; those that have a constant."""
+    steps: list[Step] = []
+    current = at.after(node, *ARITHMETIC)
+    while current is not None and len(steps) < _LONGEST:
+        step = step_of(current, at)
+        if step is None or step.tensor is None:
+            break
+        steps.append(step)
+        current = at.after(current, *ARITHMETIC)
+    return steps[::-1]
+
+
+def _are_alike(steps: list[Step]) -> bool:
+    """Whether one node can do what they do."""
+    scales = all(step.is_scale for step in steps)
+    return scales or all(step.is_shift or step.tensor is None for step in steps)
+
+
+def _joined(steps: list[Step], at: Rewriter, max_growth: int) -> bool:
     _require_room(steps, max_growth, at)
-    return _scale_and_shift(steps, at)
+    if all(step.is_scale for step in steps):
+        return _one_scale(steps, at)
+    return _one_shift(steps, at) if _are_alike(steps) else _scale_and_shift(steps, at)
 
 
 def _require_room(steps: list[Step], max_growth: int, at: Rewriter) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.rewriting import DeclinedError, Rewriter, Rule
-from graphopt_passes.fuse_layout.axes import axes_for
+from graphopt.rewriting.axes import axes_for
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _INTEGERS = (ir.DataType.INT32, ir.DataType.INT64)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from graphopt.ir.facts import Dims
 from graphopt.rewriting import DeclinedError, Rewriter, Rule
-from graphopt_passes.fuse_layout.axes import REDUCTIONS, Reduction, adds, drops
+from graphopt.rewriting.axes import REDUCTIONS, Reduction, adds, drops
 
 # Over disjoint axes, one after the other or all at once is the same.
 _MERGEABLE = ("ReduceL1", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum")

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphopt.ir import sole_use
 from graphopt.ir.facts import Dims
 from graphopt.rewriting import Rewriter, Rule
-from graphopt_passes.fuse_layout.axes import adds, drops, kept
+from graphopt.rewriting.axes import adds, drops, kept
 
 # A value with more users than this is not looked through.
 _MAX_USERS = 64

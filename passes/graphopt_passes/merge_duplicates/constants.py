@@ -7,6 +7,7 @@ from collections.abc import Hashable
 import onnx_ir as ir
 
 from graphopt.ir import constant_tensor
+from graphopt.ir.query import dims_of
 from graphopt.ir.structure import contents_key
 from graphopt.ir.weights import ends_of
 
@@ -16,7 +17,7 @@ _HEAD, _TAIL = 192, 64
 
 def constant_key(tensor: ir.TensorProtocol) -> Hashable:
     """Type and shape, which are known of external data too."""
-    return (tensor.dtype, *tensor.shape.numpy())
+    return (tensor.dtype, *dims_of(tensor))
 
 
 def sample_key(value: ir.Value) -> Hashable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -44,6 +45,12 @@ class Quantize(Pass):
             than 8 samples, or random ones, none is taken.
         canonicalize: simplify and fuse the model first (`lossless`), if it is not quantized in
             part: what is constant becomes a weight, and BatchNormalization part of its Conv.
+        max_drop: leave layers in float, as few as possible, so that the score of the evaluation
+            falls by so much at most, in its unit (top1: points).
+        min_sqnr: the same, so that the outputs keep a signal-to-noise ratio of so many dB against
+            the float model. It is measured on a quarter of the samples, which calibrate nothing.
+        sensitivity: measure the signal-to-noise ratio with each layer alone quantized, for the
+            report. The two options above do so too.
     """
 
     name: ClassVar[str] = "quantize"
@@ -62,10 +69,22 @@ class Quantize(Pass):
     round_weights: bool = True
     correct_bias: bool = True
     canonicalize: bool = True
+    max_drop: float | None = None
+    min_sqnr: float | None = None
+    sensitivity: bool = False
 
     def __post_init__(self) -> None:
         if self.samples is not None and self.samples < 1:
             raise ValueError("samples must be at least 1")
+        if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
+            raise ValueError("max_drop must be a number of at least 0")
+        if self.min_sqnr is not None and not math.isfinite(self.min_sqnr):
+            raise ValueError("min_sqnr must be a number")
+        if self.max_drop is not None and self.min_sqnr is not None:
+            raise ValueError("max_drop and min_sqnr exclude each other; give one of them")
+
+    def required(self) -> tuple[Need, ...]:
+        return self.needs if self.max_drop is None else (*self.needs, Need.EVALUATION)
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         from graphopt_passes.quantize.implementation import run

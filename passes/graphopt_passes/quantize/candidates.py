@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -106,6 +107,9 @@ def _with_weight(node: ir.Node, rule: OperatorRule, rules: QuantizationRules) ->
         return f"its weight has rank {rank}"
     if tensor.size == 0:
         return "its weight is empty"
+    taps = math.prod(tensor.shape.numpy()[2:])
+    if rule.most_taps is not None and taps > rule.most_taps:
+        return f"its kernel has {taps} positions, and the target's have {rule.most_taps} at most"
     return Candidate(node, rule, data, weight, tensor, axis, tensor.dtype)
 
 

@@ -15,6 +15,7 @@ from graphopt.pipeline.base import PassContext, PassResult
 from graphopt.targets.quantization import QuantizationRules, quantization_rules
 from graphopt_passes.quantize.candidates import Candidate, Declined
 from graphopt_passes.quantize.canonical import canonicalize, lifted, needed_opset
+from graphopt_passes.quantize.choice import choose_floating, measures, parts
 from graphopt_passes.quantize.existing import quantized_already
 from graphopt_passes.quantize.gates import spelled_out
 from graphopt_passes.quantize.grids import Grid
@@ -45,10 +46,12 @@ def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
     details: dict[str, Any] = {"float": [_float_row(item) for item in quantizer.declined]}
     if not quantizer.has_work:
         return PassResult(model, False, notes=notes, details=details)
-    samples = _samples(context)
-    histograms = quantizer.calibrate(samples)
-    quantized = quantizer.write()
-    notes += _calibration_notes(samples, quantized.placement, histograms)
+    samples, held_out = parts(options, _samples(context))
+    histograms = quantizer.calibrate(samples, any_choice=measures(options))
+    choice = choose_floating(quantizer, held_out, context, options)
+    quantized = quantizer.write(choice.floating)
+    notes += choice.notes + _calibration_notes(samples, quantized.placement, histograms)
+    details |= choice.details
     recovery = recover(
         quantizer.model, quantized, samples, quantizer.weight_limits, Steps.of(options),
         context.progress, limit=options.samples,
@@ -60,7 +63,8 @@ def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
         for value, grid in quantized.grids.items()
     ]
     details["quantized"] = [_node_row(c, quantized.weights[c.node]) for c in quantized.candidates]
-    return PassResult(quantized.model, True, _rewrites(quantized, quantizer.rules), notes, details)
+    rewrites = _rewrites(quantized, quantizer.rules)
+    return PassResult(quantized.model, True, rewrites, notes, details, unmet=choice.unmet)
 
 
 def _prepared(

@@ -11,10 +11,6 @@ def only_moves(node: ir.Node) -> bool:
     """Whether `node`, a mover by its operator, also is one by its attributes and outputs."""
     if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
         return False  # the indices of a MaxPool, the mask of a Dropout
-    if node.op_type == "Cast":
-        source = node.inputs[0]
-        known = None if source is None else source.dtype
-        return known is not None and known == node.attributes.get_int("to")
     if node.op_type == "Dropout":
         return len(node.inputs) < 3 or node.inputs[2] is None  # it may drop, when it trains
     return node.op_type != "Pad" or (_pads_space_one_way(node) and _fills_with_nothing_new(node))

@@ -143,13 +143,11 @@ class Quantizer:
             if any_choice
             else self._place(self.model).tensors
         )
-        self._histograms = collect(
-            self.model,
-            [str(value.name) for value in chosen],
-            samples,
-            self._context.progress,
-            limit=self._options.samples,
-        )
+        names = [str(value.name) for value in chosen]
+        if names:  # none, if only weights are to be quantized
+            self._histograms = collect(
+                self.model, names, samples, self._context.progress, limit=self._options.samples
+            )
         return self._histograms
 
     def write(self, floating: Collection[str] = ()) -> Quantized:

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError, did_you_mean
-from graphopt.ir import sole_use
+from graphopt.ir import constant_array, sole_use
 from graphopt.targets.quantization import QuantizationRules
 
 
@@ -92,25 +93,52 @@ class _Heirs:
         self.made = {value.name: node for node in model.graph for value in node.outputs}
 
     def of(self, node: ir.Node) -> ir.Node | None:
-        """The node that computes now what `node` did; None if there is none.
-
-        If its output is gone, it was fused with what reads that: the first output downstream that
-        is still there comes from the node that took both in.
-        """
+        """The node that computes now what `node` did; None if there is none."""
         if self.same:
             return node
+        return self.below(node) or self.above(node)
+
+    def below(self, node: ir.Node) -> ir.Node | None:
+        """What took `node` in together with what reads it, or is `node` itself.
+
+        The first output downstream that is still there comes from it.
+        """
         current: ir.Node | None = node
         while current is not None and current.outputs:
             for value in current.outputs:
                 heir = self.made.get(value.name)
+                if heir is not None and (current is node or self.is_wider(heir, current)):
+                    return heir
                 if heir is not None:
-                    return heir if self.took_in(heir, node, current) else None
+                    return None
             current = sole_use(current.outputs[0])
         return None
 
-    def took_in(self, heir: ir.Node, node: ir.Node, last: ir.Node) -> bool:
-        """Whether `heir`, which gives what `last` did, also does what `node` did above it."""
-        if last is node:
-            return True
-        layers = self.rules.operators
-        return heir.op_type in layers and last.op_type not in layers
+    def is_wider(self, heir: ir.Node, last: ir.Node) -> bool:
+        """Whether `heir`, which gives what `last` did, also does what was above `last`."""
+        return heir.op_type in self.rules.operators and last.op_type not in self.rules.operators
+
+    def above(self, node: ir.Node) -> ir.Node | None:
+        """The layer above `node` that took it in, as a Conv does a BatchNormalization.
+
+        It has other constants than it had then.
+        """
+        value = node.inputs[0] if node.inputs else None
+        while value is not None and (producer := value.producer()) is not None:
+            heir = self.made.get(value.name)
+            if heir is not None:
+                changed = heir.op_type in self.rules.operators and _differ(producer, heir)
+                return heir if changed else None
+            value = producer.inputs[0] if producer.inputs else None
+        return None
+
+
+def _differ(before: ir.Node, after: ir.Node) -> bool:
+    """Whether a node has other constants, or more of them, than it had."""
+    arrays = [[constant_array(v) for v in node.inputs[1:]] for node in (before, after)]
+    if len(arrays[0]) != len(arrays[1]):
+        return True
+    return any(
+        not (a is None and b is None) and (a is None or b is None or not np.array_equal(a, b))
+        for a, b in zip(*arrays, strict=True)
+    )

@@ -55,6 +55,16 @@ def test_the_engine_is_in_place_and_nothing_else(float_report: EngineReport) -> 
     assert 0 < float_report.build_seconds < 60
 
 
+def test_axes_named_as_unknown_may_differ(tmp_path: Path) -> None:
+    model = models.float_net()
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    for dim in list(dims)[2:]:
+        dim.dim_param = "?"
+    shapes = parse_shapes("image=1x3x16x24:2x3x16x24:4x3x16x24")
+    report = build(model, tmp_path, shapes=shapes)
+    assert report.profile["image"][2] == (4, 3, 16, 24)
+
+
 def test_a_float_model_has_no_int8_kernel(float_report: EngineReport) -> None:
     assert float_report.kernel_table_note is None
     assert float_report.compute_kernels_by_precision == {"fp32": 3}

@@ -8,6 +8,7 @@ import pytest
 
 from graphopt.emit.tensorrt.backends import BACKENDS
 from graphopt.errors import GraphoptError
+from graphopt.quantization import FORMATS
 from graphopt.targets import Target, get_target, target_names
 
 ALL = [get_target(name) for name in target_names()]
@@ -43,6 +44,7 @@ def test_a_target_is_consistent_data(target: Target) -> None:
     assert target.precisions
     assert set(target.alignment) <= {"fp32", "fp16", "bf16", "int8", "fp8", "int4", "fp4"}
     assert all(multiple >= 1 for multiple in target.alignment.values())
+    assert target.weight_formats | target.data_formats <= set(FORMATS)
     assert set(target.backends) <= set(BACKENDS)
     assert target.stand_in is None or get_target(target.stand_in).backends
     assert bool(target.backends) == (target.family == "tensorrt")
@@ -81,3 +83,22 @@ def test_unwanted_operators_are_operators(target: Target) -> None:
 
     assert all(onnx.defs.has(name) for name in target.unwanted_operators)
     assert ("Attention" in target.unwanted_operators) == (target.family == "tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "data"),
+    [
+        ("sm75", {"int8"}, set()),
+        ("sm86", {"int8", "int4"}, {"int8"}),
+        ("sm89", {"int8", "int4", "fp8"}, {"int8", "fp8"}),
+        ("jetson-orin", {"int8", "int4"}, {"int8"}),
+        (
+            "onnxruntime-cpu",
+            {"int4", "uint4", "int8", "uint8", "int16", "uint16"},
+            {"int8", "uint8", "int16", "uint16"},
+        ),
+    ],
+)
+def test_what_formats_a_target_takes(name: str, weights: set[str], data: set[str]) -> None:
+    target = get_target(name)
+    assert (target.weight_formats, target.data_formats) == (weights, data)

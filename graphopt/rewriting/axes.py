@@ -9,8 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.ir.facts import Dims
-from graphopt.rewriting import Rewriter
-from graphopt.rewriting.rewriter import Attributes
+from graphopt.rewriting.rewriter import Attributes, Rewriter
 
 # The opset in which the axes of each operator became an input.
 AXES_AS_INPUT = {

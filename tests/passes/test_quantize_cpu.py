@@ -1,0 +1,273 @@
+"""What `quantize` writes for ONNX Runtime on a CPU: groups that become integer kernels there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from quantize_nets import Array, body, constant, data, decibels, kernels, net, quantize, runtime
+
+from graphopt.errors import GraphoptError
+from graphopt.pipeline.base import PassResult
+from graphopt_passes.quantize.weights import LARGEST_BIAS
+
+W = (4, 4, 3, 3)
+CONV = "Conv<pads=[1,1,1,1]>"
+INTEGER = ("QLinear", "QGemm", "MatMulIntegerToFloat", "NhwcMaxPool")
+
+
+def cpu(model: ir.Model, **options: Any) -> PassResult:
+    return quantize(model, target="onnxruntime-cpu", **options)
+
+
+def both(before: ir.Model, after: ir.Model) -> tuple[Array, Array, Array]:
+    """The first output of the float model, and of the other with optimizations off and on."""
+    feed = data(before)
+    (expected, *_), (off, *_) = runtime(before, feed), runtime(after, feed)
+    on, *_ = runtime(after, feed, optimize=True)
+    return expected, off, on
+
+
+def floats(model: ir.Model, folder: Path) -> list[str]:
+    """What ONNX Runtime computes in float between the first and the last quantized tensor."""
+    return [
+        operator
+        for operator in kernels(model, folder)
+        if not operator.startswith(INTEGER)
+        and operator not in ("QuantizeLinear", "DequantizeLinear", "Transpose")
+    ]
+
+
+def test_data_weight_and_output_are_quantized_and_the_bias_is_int32() -> None:
+    model = net(f"c = {CONV}(x, w, b) y = Tanh(c)", w=W, b=(4,))
+    result = cpu(model)
+    assert body(result.model) == "x^ = QDQ(x); c = Conv(x^, w^, b^); c^ = QDQ(c); y = Tanh(c^)"
+    model = result.model
+    assert constant(model, "x_zero_point").dtype == np.uint8
+    assert constant(model, "w_quantized").dtype == np.int8
+    assert constant(model, "b_quantized").dtype == np.int32
+    steps = constant(model, "x_scale") * constant(model, "w_scale")
+    np.testing.assert_array_equal(constant(model, "b_scale"), steps)
+
+
+def test_zero_is_a_number_of_every_grid_and_what_is_never_negative_begins_there() -> None:
+    model = net(f"r = Relu(x) c = {CONV}(r, w) y = Tanh(c)", w=W)
+    model = cpu(model, method="minmax").model
+    assert constant(model, "r_zero_point") == 0
+    zero = int(constant(model, "c_zero_point"))
+    assert 100 < zero < 156
+
+
+@pytest.mark.parametrize("activation", ["Relu(c)", "Clip(c, lo, hi)"])
+@pytest.mark.parametrize("method", ["minmax", "mse"])
+def test_a_clamp_goes_into_the_kernel(activation: str, method: str, tmp_path: Path) -> None:
+    bounds = {"lo": np.array(0, np.float32), "hi": np.array(0.7, np.float32)}
+    model = net(
+        f"c = {CONV}(x, w, b) r = {activation} d = {CONV}(r, u) y = Tanh(d)",
+        w=W,
+        b=(4,),
+        u=W,
+        **bounds if "Clip" in activation else {},
+    )
+    result = cpu(model, method=method)
+    assert "c^" not in body(result.model)
+    assert floats(result.model, tmp_path) == ["Tanh"]
+    expected, off, on = both(model, result.model)
+    assert decibels(expected, off) > 25
+    assert np.abs(on - off).max() < 0.02  # a step of the output
+
+
+def test_a_clip_that_does_not_begin_at_zero_stays_behind_the_pair() -> None:
+    limits = {"lo": np.array(-0.5, np.float32), "hi": np.array(0.7, np.float32)}
+    model = net(f"c = {CONV}(x, w) r = Clip(c, lo, hi) y = Tanh(r)", w=W, **limits)
+    assert body(cpu(model).model).endswith("c^ = QDQ(c); r = Clip(c^, lo, hi); y = Tanh(r)")
+
+
+NETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a residual block": (
+        f"r = Relu(x) a = {CONV}(r, w, b) p = Relu(a) c = {CONV}(p, v) s = Add(c, r) q = Relu(s)"
+        f" d = {CONV}(q, u) y = Tanh(d)",
+        {"w": W, "v": W, "u": W, "b": (4,)},
+    ),
+    "SiLU": (
+        f"c = {CONV}(x, w) s = Sigmoid(c) m = Mul(c, s) d = {CONV}(m, u) y = Tanh(d)",
+        {"w": W, "u": W},
+    ),
+    "pools": (
+        f"c = {CONV}(x, w) m = MaxPool<kernel_shape=[2,2], strides=[2,2]>(c)"
+        f" d = {CONV}(m, u) a = AveragePool<kernel_shape=[2,2]>(d) e = {CONV}(a, v) y = Tanh(e)",
+        {"w": W, "u": W, "v": W},
+    ),
+    "a Concat": (
+        f"a = {CONV}(x, w) b = {CONV}(x, v) j = Concat<axis=1>(a, b) d = {CONV}(j, u) y = Tanh(d)",
+        {"w": W, "v": W, "u": (4, 8, 3, 3)},
+    ),
+    "LeakyRelu": (
+        f"c = {CONV}(x, w) r = LeakyRelu<alpha=0.1>(c) d = {CONV}(r, u) y = Tanh(d)",
+        {"w": W, "u": W},
+    ),
+    "HardSwish": (
+        f"c = {CONV}(x, w) h = HardSwish(c) d = {CONV}(h, u) y = Tanh(d)",
+        {"w": W, "u": W},
+    ),
+    "squeeze and excite": (
+        f"c = {CONV}(x, w) p = Relu(c) g = GlobalAveragePool(p) e = Conv(g, k) f = Relu(e)"
+        f" h = Conv(f, k, b) s = HardSigmoid<alpha=0.2, beta=0.5>(h) m = Mul(p, s)"
+        f" d = {CONV}(m, u) y = Tanh(d)",
+        {"w": W, "k": (4, 4, 1, 1), "b": (4,), "u": W},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_all_between_two_layers_is_computed_in_integers(name: str, tmp_path: Path) -> None:
+    text, weights = NETS[name]
+    model = net(text, **weights)
+    result = cpu(model)
+    assert floats(result.model, tmp_path) == ["Tanh"]
+    expected, off, on = both(model, result.model)
+    assert decibels(expected, off) > 20
+    assert decibels(off, on) > decibels(expected, off)
+
+
+def test_hard_sigmoid_is_a_sum_that_is_clipped_and_read_with_another_scale() -> None:
+    model = net(f"c = {CONV}(x, w) s = HardSigmoid(c) d = {CONV}(s, u) y = Tanh(d)", w=W, u=W)
+    result = cpu(model)
+    assert "s_sum = Add(c^, s_shift^); s_clipped = Clip(s_sum, s_least, s_greatest)" in body(
+        result.model
+    ).replace("s_shift)", "s_shift^)")
+    scale, wide = constant(result.model, "s_scale"), constant(result.model, "s_sum_scale")
+    assert float(scale) == pytest.approx(1 / 255)
+    assert float(wide) == pytest.approx(5 / 255)  # alpha is 0.2
+    expected, off, _ = both(model, result.model)
+    assert decibels(expected, off) > 20
+
+
+def test_a_hard_sigmoid_that_falls_stays_float() -> None:
+    model = net(
+        f"c = {CONV}(x, w) s = HardSigmoid<alpha=-0.2>(c) d = {CONV}(s, u) y = Tanh(d)", w=W, u=W
+    )
+    assert "s = HardSigmoid(c^); s^ = QDQ(s)" in body(cpu(model).model)
+
+
+def test_an_addition_with_a_float_input_stays_float() -> None:
+    model = net(f"c = {CONV}(x, w) t = Tanh(x) s = Add(c, t) y = Tanh(s)", w=W)
+    assert body(cpu(model).model).endswith("s = Add(c^, t); y = Tanh(s)")
+
+
+def test_a_mover_has_the_same_scale_on_both_sides() -> None:
+    model = net(
+        f"c = {CONV}(x, w) m = MaxPool<kernel_shape=[2,2]>(c) y = Conv(m, u) z = Tanh(y)",
+        outputs="float[N, C, H, W] z",
+        w=W,
+        u=W,
+    )
+    model = cpu(model).model
+    assert constant(model, "c_scale") == constant(model, "m_scale")
+    assert constant(model, "c_zero_point") == constant(model, "m_zero_point")
+    assert "c^ = QDQ(c); m = MaxPool(c^); m^ = QDQ(m); y = Conv(m^, u^)" in body(model)
+
+
+def test_a_conv_that_gives_an_output_stays_float_and_is_told() -> None:
+    result = cpu(net(f"y = {CONV}(x, w)", w=W))
+    assert not result.modified
+    assert "it gives an output of the model, which stays float" in result.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "shapes", "reason"),
+    [
+        ("y = Gemm<alpha=0.5>(x, w)", {"w": (16, 8)}, "its alpha is not 1"),
+        ("y = Gemm(x, w, b)", {"w": (16, 8), "b": (4, 8)}, "its bias differs from row to row"),
+        ("b = Tanh(k) y = Gemm(x, w, b)", {"w": (16, 8), "k": (8,)}, "its bias is computed"),
+    ],
+)
+def test_a_gemm_without_an_integer_kernel_stays_float(
+    text: str, shapes: dict[str, Any], reason: str
+) -> None:
+    result = cpu(net(text, "float[4, 16] x", "float[4, 8] y", **shapes))
+    assert [row["reason"] for row in result.details["float"]] == [reason]
+
+
+@pytest.mark.parametrize("bias", [(8,), (1, 8), (1,)])
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_a_gemm_gives_floats_and_has_its_bias_in_int32(
+    bias: tuple[int, ...], transposed: int, tmp_path: Path
+) -> None:
+    shape = (8, 16) if transposed else (16, 8)
+    model = net(
+        f"y = Gemm<transB={transposed}>(x, w, b)",
+        "float[N, 16] x",
+        "float[N, 8] y",
+        w=shape,
+        b=bias,
+    )
+    result = cpu(model)
+    assert kernels(result.model, tmp_path) == ["QuantizeLinear", "QGemm"]
+    expected, off, on = both(model, result.model)
+    assert decibels(expected, off) > 35
+    np.testing.assert_allclose(on, off, atol=1e-5)
+
+
+def test_a_matmul_gives_floats(tmp_path: Path) -> None:
+    model = net(
+        "m = MatMul(x, w) y = Add(m, b)", "float[N, 5, 16] x", "float[N, 5, 8] y", w=(16, 8), b=(8,)
+    )
+    result = cpu(model)
+    assert "MatMulIntegerToFloat" in kernels(result.model, tmp_path)
+    expected, off, on = both(model, result.model)
+    assert decibels(expected, off) > 35
+    np.testing.assert_allclose(on, off, atol=1e-5)
+
+
+def test_a_channel_of_next_to_nothing_keeps_its_bias(tmp_path: Path) -> None:
+    """Its scale would make the bias exceed int32."""
+    weight = np.random.default_rng(0).standard_normal(W).astype(np.float32)
+    weight[1] *= 1e-12
+    bias = np.array([0.1, 5, -3, 0], np.float32)
+    model = net(f"c = {CONV}(x, w, b) y = Tanh(c)", w=weight, b=bias)
+    result = cpu(model)
+    stored = constant(result.model, "b_quantized").astype(np.int64)
+    assert np.abs(stored).max() <= LARGEST_BIAS
+    expected, off, on = both(model, result.model)
+    assert decibels(expected, off) > 25
+    assert decibels(expected, on) > 25
+
+
+def test_reduced_weights_have_seven_bits() -> None:
+    model = net(f"c = {CONV}(x, w) y = Tanh(c)", w=W)
+    stored = constant(cpu(model, reduce_range=True).model, "w_quantized").astype(int)
+    assert np.abs(stored).max(axis=(1, 2, 3)).tolist() == [63] * 4
+
+
+def test_float16_stays_float() -> None:
+    weight = np.ones((16, 8), np.float16)
+    model = net("y = MatMul(x, w)", "float16[N, 16] x", "float16[N, 8] y", opset=19, w=weight)
+    (row,) = cpu(model).details["float"]
+    assert row["reason"] == "its weight is float16, not float32"
+
+
+def test_int8_data_has_a_zero_point_too() -> None:
+    """ONNX Runtime turns most of it into uint8, and computes the rest in float."""
+    text, weights = NETS["a residual block"]
+    model = net(text, **weights)
+    result = cpu(model, format="int8")
+    assert constant(result.model, "r_zero_point") == -128
+    expected, off, on = both(model, result.model)
+    assert decibels(expected, off) > 20
+    assert decibels(off, on) > decibels(expected, off)
+
+
+def test_a_second_run_changes_nothing() -> None:
+    for name in ("a residual block", "pools", "squeeze and excite"):
+        text, weights = NETS[name]
+        once = cpu(net(text, **weights)).model
+        assert not cpu(once).modified, name
+
+
+def test_fp8_is_refused_with_the_reason() -> None:
+    with pytest.raises(GraphoptError, match=r"fp8 is not for .*'onnxruntime-cpu': .* garble fp8"):
+        cpu(net(f"y = {CONV}(x, w)", w=W), format="fp8")
