@@ -15,11 +15,11 @@ from graphopt.ir import Names, constant_array
 from graphopt.pipeline.base import PassContext
 from graphopt.quantization import get_format
 from graphopt.targets.quantization import QuantizationRules, quantization_rules
-from graphopt_passes.quantize import islands
 from graphopt_passes.quantize.candidates import Candidate, Declined, survey
 from graphopt_passes.quantize.existing import require_fit
 from graphopt_passes.quantize.gates import gate_grid
 from graphopt_passes.quantize.grids import Grid, choose_grid
+from graphopt_passes.quantize.islands import islands
 from graphopt_passes.quantize.placement import Placement, place, reachable
 from graphopt_passes.quantize.rewrite import write_data, write_weights
 from graphopt_passes.quantize.selection import select
@@ -105,8 +105,8 @@ class Quantizer:
         if not options.islands:
             candidates, _ = self._survey(self.model)
             excluded_nodes = _named(self.model, self._excluded)
-            for candidate in islands.islands(self.model, candidates, self.rules, excluded_nodes):
-                self._left[key_of(candidate.node)] = islands.REASON
+            found = islands(self.model, candidates, self.rules, excluded_nodes)
+            self._left |= {key_of(candidate.node): reason for candidate, reason in found}
 
     def _survey(
         self, model: ir.Model, floating: Collection[str] = ()
