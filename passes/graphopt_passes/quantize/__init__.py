@@ -40,6 +40,12 @@ class Quantize(Pass):
             between float nodes and compute too little to be worth it.
         reduce_range: use 7 of the 8 bits of weights, for x86 processors without VNNI, whose 8-bit
             kernels saturate.
+        tune_ranges: choose the scale of each tensor by its effect on the layers behind it.
+        round_weights: refit the weights of each layer to what it reads once quantized, and round
+            them so that its outputs change least.
+        correct_bias: take the mean error of each channel out by its bias. Of these three, each
+            step is kept only where it helps on a part of the samples that is held out; with fewer
+            than 8 samples, or random ones, none is taken.
         canonicalize: simplify and fuse the model first (`lossless`), if it is not quantized in
             part: what is constant becomes a weight, and BatchNormalization part of its Conv.
         equalize: rescale channels between layers, where that helps on calibration samples that
@@ -65,6 +71,9 @@ class Quantize(Pass):
     include: tuple[str, ...] = ()
     islands: bool = False
     reduce_range: bool = False
+    tune_ranges: bool = True
+    round_weights: bool = True
+    correct_bias: bool = True
     canonicalize: bool = True
     equalize: bool = True
     max_drop: float | None = None

@@ -195,7 +195,7 @@ class Quantizer:
         names = Names(model)
         write_data(model, names, placement, grids, self.rules.numbers)
         weights = write_weights(
-            model, names, candidates, self.rules, _data_scales(candidates), self._weight_limits()
+            model, names, candidates, self.rules, _data_scales(candidates), self.weight_limits
         )
         return Quantized(model, candidates, declined, placement, grids, weights)
 
@@ -221,7 +221,9 @@ class Quantizer:
         options = self._options
         return choose_data_range(merged, options.method, self.rules.numbers, options.percent)
 
-    def _weight_limits(self) -> tuple[int, int]:
+    @property
+    def weight_limits(self) -> tuple[int, int]:
+        """The least and the greatest value of a weight."""
         low, high = get_format(self.rules.numbers.weight).symmetric_limits
         if not self._options.reduce_range:
             return low, high
