@@ -96,6 +96,8 @@ class QuantizationRules:
             enters fewer multiply-accumulates than this: the pair costs more than they save.
         first_products: a layer without an integer layer above it stays float if it sums fewer
             products than this for a number: a pair is needed on one side of it in any case.
+        narrow_squeeze: pool -> Conv -> activation -> Conv with at most so many channels between
+            the Convs is computed in float whatever its pairs.
     """
 
     numbers: Numbers
@@ -115,3 +117,4 @@ class QuantizationRules:
     epilogues: frozenset[str] = frozenset()
     island_reuse: float = 0
     first_products: int = 0
+    narrow_squeeze: int = 0
