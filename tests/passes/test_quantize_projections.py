@@ -143,6 +143,27 @@ def test_a_gemm_is_cut_with_its_bias() -> None:
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-6 * np.abs(before).max())
 
 
+@pytest.mark.parametrize(("batch", "products"), [("z", 3), ("n", 3), ("o", 1)])
+def test_heads_of_a_length_that_is_read_elsewhere(batch: str, products: int) -> None:
+    """It must be the sequence's, if the batch is known to be: `o` is read elsewhere as well."""
+    model = net(
+        "n = Shape<start=0,end=1>(x) o = Shape<start=0,end=1>(u) l = Shape<start=1>(u) "
+        f"s = Concat<axis=0>({batch}, l, h) p = MatMul(x, w) " + PICKED + THREE,
+        "float[N, T, 8] x, float[K, U] u",
+        "float[A, B, C, D] y",
+        w=(8, 12),
+        z=[0],
+        h=[3, 2, 2],
+        **INDICES,
+    )
+    feed = {"x": np.ones((2, 5, 8), np.float32), "u": np.zeros((2, 5), np.float32)}
+    (before,) = runtime(model, feed)
+    assert take_projections_apart(model, PassContext()) == (products == 3)
+    (after,) = runtime(model, feed)
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-6 * np.abs(before).max())
+    assert [node.op_type for node in model.graph].count("MatMul") == products
+
+
 def test_a_trained_transformer() -> None:
     source = graphopt.load(FIXTURES / "vit.onnx")
     model = graphopt.optimize(source, "lossless", verify="off").model

@@ -183,15 +183,33 @@ def _reshaped(
     product: Product, reshape: ir.Node, axis: int, perm: Sequence[int], at: Rewriter
 ) -> Route | None:
     """The route through `reshape`, if `axis` is the outermost of those that the columns become."""
-    shape = at.facts[reshape.inputs[1]].ints()
     dims = at.dims(reshape.outputs[0])
-    if shape is None or dims is None or reshape.attributes.get_int("allowzero", 0) == 1:
+    if dims is None or reshape.attributes.get_int("allowzero", 0) == 1:
+        return None
+    shape = at.facts[reshape.inputs[1]].ints() or _copying(reshape, axis, at)
+    if shape is None:
         return None
     inner = [dim for dim in dims[axis:] if isinstance(dim, int)]
     known = len(inner) == len(dims) - axis and shape[axis] > 0 and 0 not in shape[axis:]
     if not known or math.prod(inner) != product.linear.outputs:
         return None
     return Route(product, axis, math.prod(inner[1:]), shape, perm)
+
+
+def _copying(reshape: ir.Node, axis: int, at: Rewriter) -> list[int] | None:
+    """A constant shape for `reshape` if it only cuts the last axis up, into `axis` and on.
+
+    The axes ahead of it may be of any size, which a Reshape copies where its shape says 0. Of one
+    of them the size need not be known: the number of elements leaves no other.
+    """
+    before, shape = at.dims(reshape.inputs[0]), at.facts[reshape.inputs[1]].items
+    if before is None or shape is None or len(before) != axis + 1:
+        return None
+    open_axes = [a for a in range(axis) if shape[a] not in (0, before[a])]
+    inner = [size for size in shape[axis:] if isinstance(size, int)]
+    if len(open_axes) > 1 or len(inner) != len(shape) - axis:
+        return None
+    return [0] * axis + inner
 
 
 def _product(value: ir.Value, at: Rewriter) -> Product | None:
