@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.calibration.histogram import NO_EXPONENT, refuse_not_finite
-from graphopt.calibration.positions import POSITIONS, Positions
+from graphopt.calibration.positions import Positions
 
 CHANNEL_BINS = 128
 """Bins of magnitude for each channel; the largest value lies in the upper half of them."""
@@ -44,9 +44,7 @@ class Channels:
     """[C, CHANNEL_BINS]: the counted values other than zero, by magnitude."""
 
     @classmethod
-    def of(
-        cls, values: np.ndarray[Any, Any], axis: int, samples: int = 1, kept: int = POSITIONS
-    ) -> Channels:
+    def of(cls, values: np.ndarray[Any, Any], axis: int, samples: int = 1) -> Channels:
         """The channels of `values`, floats of any shape.
 
         Range and mean are over all values; the distribution is at `Positions`.
@@ -54,7 +52,6 @@ class Channels:
         Args:
             axis: the axis of the channels; a negative one counts from the last.
             samples: how many samples `values` holds, one behind the other.
-            kept: about how many elements to count for each sample.
 
         Raises:
             ValueError: if there is no such axis, or a value is NaN or beyond float32.
@@ -73,7 +70,7 @@ class Channels:
         total = _exactly(grid.sum(axis=(0, 2), dtype=np.float64))
         exponents = _exponents(np.maximum(-low, high))
 
-        positions = Positions.of(values.size, samples, kept)
+        positions = Positions.of(values.size, samples)
         counted = np.abs(positions.take(values)).ravel()
         channel = (positions.indices() // inner % channels).ravel()
         some = counted > 0

@@ -11,7 +11,6 @@ import onnx_ir as ir
 from graphopt.calibration.channels import Channels
 from graphopt.calibration.histogram import Histogram
 from graphopt.calibration.plan import BUDGET_BYTES, Plan
-from graphopt.calibration.positions import positions_for
 from graphopt.calibration.watching import ChannelObserver, HistogramObserver, Observer, S, merge
 from graphopt.calibration.workers import DASK, Window, Workers, dask, processes, threads
 from graphopt.data.feeds import Feed, Samples
@@ -53,8 +52,7 @@ def collect(
         GraphoptError: if a tensor is not of floats or takes a value that is NaN or infinite, if
             there are no samples, or no such backend.
     """
-    observer = HistogramObserver(positions_for(_number(samples, limit)))
-    observers = dict.fromkeys(names, observer)
+    observers = dict.fromkeys(names, HistogramObserver())
     return watch(
         model, observers, samples, progress, limit=limit, budget=budget, jobs=jobs, backend=backend
     )
@@ -78,8 +76,7 @@ def collect_channels(
 
     The other arguments, the errors, and what is the same to the bit: see `collect`.
     """
-    positions = positions_for(_number(samples, limit))
-    observers = {name: ChannelObserver(axis, positions) for name, axis in axes.items()}
+    observers = {name: ChannelObserver(axis) for name, axis in axes.items()}
     return watch(
         model, observers, samples, progress, limit=limit, budget=budget, jobs=jobs, backend=backend
     )
@@ -110,8 +107,7 @@ def watch(
     else:
         rest = itertools.chain([first], source)
         windows = _lists(itertools.islice(rest, limit), plan.task.batch)
-    number = _number(samples, limit)
-    steps = None if number is None else -(-number // plan.task.batch)
+    steps = _steps(samples.count(), limit, plan.task.batch)
     found: dict[str, S] = {}
     with _workers(model, plan, jobs, backend) as workers:
         parts = workers.map(windows)
@@ -149,7 +145,8 @@ def _parts(samples: FileSamples, size: int, limit: int | None) -> Iterator[Windo
         yield samples.part(start, min(start + size, number))
 
 
-def _number(samples: Samples, limit: int | None) -> int | None:
-    """How many samples there are to use, if that is known."""
-    number = samples.count()
-    return number if number is None or limit is None else min(limit, number)
+def _steps(number: int | None, limit: int | None, size: int) -> int | None:
+    """How many windows there are, if that is known."""
+    if number is None:
+        return None
+    return -(-(number if limit is None else min(limit, number)) // size)

@@ -9,15 +9,7 @@ from typing import Any
 import numpy as np
 
 POSITIONS = 1 << 14
-"""About how many elements of a tensor are counted for each sample, unless told otherwise."""
-COUNTED = 1 << 19
-"""About how many are to be counted over all samples, and the least and the most for each."""
-LEAST, MOST = 1 << 13, 1 << 16
-
-
-def positions_for(samples: int | None) -> int:
-    """How many elements of a tensor to count for each of so many samples; None if unknown."""
-    return POSITIONS if samples is None else min(MOST, max(LEAST, COUNTED // max(1, samples)))
+"""About how many elements of a tensor are counted for each sample, at most."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +18,7 @@ class Positions:
 
     A distribution does not need every one of the 800,000 elements of a feature map. The part of
     them below some value, seen on n of them drawn at random, has a standard error of
-    sqrt(q * (1 - q) / n): with n = 2**19, 0.07% at the median, 0.004% where q is 99.9%. Evenly
+    sqrt(q * (1 - q) / n): over 32 samples, 0.07% at the median, 0.004% where q is 99.9%. Evenly
     spaced ones do better, for neighbours resemble each other and every neighbourhood is visited.
     Counting them all would take half as long again as computing them.
 
@@ -45,11 +37,11 @@ class Positions:
     step: int
 
     @classmethod
-    def of(cls, elements: int, samples: int, kept: int = POSITIONS) -> Positions:
+    def of(cls, elements: int, samples: int) -> Positions:
         """Positions in a tensor of `elements`; one that does not divide evenly is one sample."""
         samples = samples if samples > 0 and elements % samples == 0 else 1
         size = elements // samples
-        step = max(1, -(-size // kept))
+        step = max(1, -(-size // POSITIONS))
         while 1 < step < size and math.gcd(step, size) > 1:
             step += 1
         return cls(samples, size, step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,12 @@ class Range:
             raise ValueError(f"a range must be finite, not [{self.low}, {self.high}]")
         if self.low > self.high:
             raise ValueError(f"low is {self.low}, above high, {self.high}")
+
+    @staticmethod
+    def covering(ranges: Iterable[Range]) -> Range:
+        """The least range that covers all of `ranges`, of which there is one at least."""
+        given = list(ranges)
+        return Range(min(one.low for one in given), max(one.high for one in given))
 
     @property
     def threshold(self) -> float:
@@ -90,8 +96,10 @@ def choose_range(
         percent: for `percentile`: how many of the values other than zero to keep.
 
     Raises:
-        ValueError: if there is no such method.
+        ValueError: if there is no such method, or no such part as `percent`.
     """
+    if not 0 < percent <= 100:
+        raise ValueError(f"percent is {percent}, not above 0 and up to 100")
     if method not in METHODS:
         raise ValueError(f"unknown method '{method}': {did_you_mean(method, list(METHODS))}")
     if histogram.largest == 0:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from graphopt.calibration.channels import Channels
 from graphopt.calibration.histogram import Histogram
-from graphopt.calibration.positions import POSITIONS, Positions
+from graphopt.calibration.positions import Positions
 from graphopt.data.feeds import Feed, batches, input_specs
 from graphopt.errors import GraphoptError
 from graphopt.runtime.session import Session
@@ -41,33 +41,20 @@ class Observer(Protocol[S_co]):
 
 @dataclass(frozen=True)
 class HistogramObserver:
-    """Range and distribution of a whole tensor.
-
-    Attributes:
-        positions: about how many elements to count for each sample.
-    """
-
-    positions: int = POSITIONS
+    """Range and distribution of a whole tensor."""
 
     def __call__(self, values: np.ndarray[Any, Any], samples: int, /) -> Histogram:
-        positions = Positions.of(values.size, samples, self.positions)
-        return Histogram.of(values, positions.take(values))
+        return Histogram.of(values, Positions.of(values.size, samples).take(values))
 
 
 @dataclass(frozen=True)
 class ChannelObserver:
-    """Range, mean and distribution of each channel.
-
-    Attributes:
-        axis: the axis of the channels; a negative one counts from the last.
-        positions: about how many elements to count for each sample.
-    """
+    """Range, mean and distribution of each channel along `axis`."""
 
     axis: int
-    positions: int = POSITIONS
 
     def __call__(self, values: np.ndarray[Any, Any], samples: int, /) -> Channels:
-        return Channels.of(values, self.axis, samples, self.positions)
+        return Channels.of(values, self.axis, samples)
 
 
 @dataclass(frozen=True)

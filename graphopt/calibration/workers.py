@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import Any, Generic
@@ -101,7 +102,8 @@ def dask(model: ir.Model, task: Task[S], address: str) -> Iterator[Workers[S]]:
     """The workers of the Dask cluster at `address`; the model is sent to each of them once.
 
     Raises:
-        GraphoptError: if distributed is not installed, or there is no cluster with workers.
+        GraphoptError: if distributed is not installed, there is no cluster with workers, or they
+            lack graphopt.
     """
     with _client(address) as client:
         from distributed import KilledWorker
@@ -110,6 +112,11 @@ def dask(model: ir.Model, task: Task[S], address: str) -> Iterator[Workers[S]]:
         number = sum(client.nthreads().values())
         if not number:
             raise GraphoptError("the Dask cluster has no workers", where=address)
+        for worker, found in sorted(client.run(find_spec, "graphopt").items()):
+            if found is None:
+                raise GraphoptError(
+                    "graphopt is not installed there", where=f"Dask worker {worker}"
+                )
         parcel = _sent(client, _Parcel.of(model))
         executor = client.get_executor(pure=False)
 

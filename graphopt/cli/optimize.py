@@ -65,6 +65,20 @@ from graphopt.pipeline.presets import DEFAULT, PRESETS
     type=click.Path(path_type=Path),
     help="Save the model after each pass there.",
 )
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Calibrate in so many processes; the ranges are the same to the bit.",
+)
+@click.option("--backend", metavar="dask=ADDRESS", help="Calibrate on a Dask cluster instead.")
+@click.option(
+    "--ranges",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The ranges of quantized tensors, as JSON: used if FILE is there, else written.",
+)
 @click.option("--explain", is_flag=True, help="Say of each near miss why it was not rewritten.")
 @click.option(
     "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write a report."
@@ -84,6 +98,9 @@ def optimize(
     any_order: bool,
     external_data: bool,
     dump: Path | None,
+    jobs: int,
+    backend: str | None,
+    ranges: Path | None,
     explain: bool,
     json_path: Path | None,
 ) -> None:
@@ -106,7 +123,7 @@ def optimize(
     if passes is not None and preset is not None:
         raise GraphoptError("--passes and --preset exclude each other", fix="give one of them")
     check_outputs(
-        {"-o": output, "--json": json_path},
+        {"-o": output, "--json": json_path, "--ranges": ranges},
         # OUT may be IN itself: the model has been read when it is written.
         {"IN": None if source == output else source, "--calib": calib, "--eval": evaluation},
     )
@@ -122,6 +139,9 @@ def optimize(
         latency=latency,
         any_order=any_order,
         dump=dump,
+        jobs=jobs,
+        backend=backend,
+        ranges=ranges,
         progress=Bars(),
     )
     report = optimized.report

@@ -24,6 +24,14 @@ PLOTS = (".svg", ".html")
     "--target", default="generic", show_default=True, help="What it is to run on, as sm86."
 )
 @click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Calibrate in so many processes.",
+)
+@click.option("--backend", metavar="dask=ADDRESS", help="Calibrate on a Dask cluster instead.")
+@click.option(
     "--plot",
     metavar="FILE",
     type=click.Path(path_type=Path),
@@ -38,6 +46,8 @@ def sensitivity(
     passes: str | None,
     evaluation: str | None,
     target: str,
+    jobs: int,
+    backend: str | None,
     plot: Path | None,
     json_path: Path | None,
 ) -> None:
@@ -72,6 +82,8 @@ def sensitivity(
         calibration=calib,
         evaluation=evaluation,
         target=target,
+        jobs=jobs,
+        backend=backend,
         progress=Bars(),
     )
     if json_path is not None:

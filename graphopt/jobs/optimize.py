@@ -72,6 +72,9 @@ def optimize(
     latency: bool = False,
     any_order: bool = False,
     dump: str | Path | None = None,
+    jobs: int = 1,
+    backend: str | None = None,
+    ranges: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Optimized:
     """Runs a pipeline over a model and proves what it did.
@@ -89,6 +92,10 @@ def optimize(
         latency: measure the time of a run in ONNX Runtime, before and after.
         any_order: allow passes of an earlier stage after those of a later one.
         dump: a folder for the model after each pass that changed it.
+        jobs: in how many processes to calibrate; the ranges are the same to the bit.
+        backend: where else to calibrate: `dask=ADDRESS` for the workers of a Dask cluster.
+        ranges: a JSON file of the ranges of the tensors that are quantized: used if it is there,
+            which leaves nothing to calibrate, and written otherwise.
         progress: shows progress on long work.
 
     Raises:
@@ -100,7 +107,12 @@ def optimize(
     if max_drop is not None and evaluation is None:
         raise GraphoptError("a maximal drop needs an evaluation", fix="give one (--eval SRC)")
     model = load(source)
-    context = _context(model, calibration, evaluation, target, progress)
+    context = replace(
+        _context(model, calibration, evaluation, target, progress),
+        jobs=jobs,
+        backend=backend,
+        ranges=None if ranges is None else Path(ranges),
+    )
     check_needs(pipeline, context)
     wanted = latency or verify != "off"
     probes = _probes(model, context) if wanted else _Probes([], "nothing", "nothing is to be run")

@@ -30,6 +30,8 @@ def measure_sensitivity(
     calibration: str,
     evaluation: str | None = None,
     target: str = "generic",
+    jobs: int = 1,
+    backend: str | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
     """Runs a pipeline whose last quantizing pass measures what each layer costs.
@@ -38,6 +40,7 @@ def measure_sensitivity(
         source: the file of the model.
         passes: a pipeline as text; see `graphopt.optimize`.
         calibration: representative samples; see `graphopt.data.samples.open_samples`.
+        jobs, backend: in how many processes, or where, to calibrate; see `graphopt.optimize`.
         evaluation: for passes that need one; see `graphopt.data.evaluation.open_evaluation`.
 
     Raises:
@@ -52,6 +55,8 @@ def measure_sensitivity(
         open_samples(calibration, specs),
         None if evaluation is None else open_evaluation(evaluation, specs),
         progress or Quiet(),
+        jobs,
+        backend,
     )
     result = run(pipeline, model, context)
     record = next(step for step in reversed(result.steps) if _can_measure(step.step))

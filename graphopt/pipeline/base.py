@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum, IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from graphopt.errors import GraphoptError
@@ -50,6 +51,7 @@ class Need(Enum):
     """What a pass cannot do without, checked before anything runs."""
 
     CALIBRATION = "calibration data"
+    RANGES = "calibration data, or a file of ranges"
     EVALUATION = "an evaluation"
 
 
@@ -141,6 +143,12 @@ class PassContext:
     """Representative samples, already checked against the model's inputs."""
     evaluation: Evaluation | None = None
     progress: Progress = field(default_factory=Quiet)
+    jobs: int = 1
+    """In how many processes to calibrate."""
+    backend: str | None = None
+    """Where else to calibrate: `dask=ADDRESS`, see `graphopt.calibration.collect`."""
+    ranges: Path | None = None
+    """The file of the ranges of tensors: read if there is one, otherwise written."""
     analyses: Analyses = field(default_factory=Analyses, compare=False)
 
 

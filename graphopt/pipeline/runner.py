@@ -106,10 +106,13 @@ def check_needs(pipeline: Pipeline, context: PassContext) -> None:
     """Raises GraphoptError if a pass needs what `context` does not have."""
     have = {
         Need.CALIBRATION: context.calibration is not None,
+        Need.RANGES: context.calibration is not None
+        or (context.ranges is not None and context.ranges.exists()),
         Need.EVALUATION: context.evaluation is not None,
     }
     how = {
         Need.CALIBRATION: "give representative samples (--calib SRC)",
+        Need.RANGES: "give representative samples (--calib SRC)",
         Need.EVALUATION: "give labelled data and a metric (--eval SRC)",
     }
     for step in pipeline.passes():

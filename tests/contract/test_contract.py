@@ -27,6 +27,7 @@ FIXTURES = Path(__file__).parents[2] / "fixtures"
 MODELS = ("resnet", "mobilenet", "vit")
 CALIBRATION = str(FIXTURES / "calib.npz")
 OPTIONS = {
+    "cluster-weights": "{bits=5}",  # up to 4 bits need opset 21
     "graphsurgeon": "{function=test_contract:tidy}",
     "prune-channels": "{ratio=0.3,samples=64}",
     "quantize": "{samples=64}",
@@ -52,7 +53,7 @@ def prepared(name: str) -> ir.Model:
 
 
 def context(model: ir.Model, step: graphopt.Pass) -> PassContext:
-    if Need.CALIBRATION not in step.required():
+    if not {Need.CALIBRATION, Need.RANGES} & set(step.required()):
         return PassContext()
     return PassContext(calibration=open_samples(CALIBRATION, input_specs(model)))
 

@@ -321,6 +321,15 @@ def test_a_weight_that_a_subgraph_shares_is_made_ahead() -> None:
     np.testing.assert_array_equal(y, v)
 
 
+def test_the_same_model_gives_the_same_bytes() -> None:
+    model = net("h = MatMul(x, w) y = Gemm(h, v)", *VECTOR, w=(600, 64), v=(64, 32))
+    written = {
+        ir.to_proto(apply(model.clone()).model).SerializeToString(deterministic=True)
+        for _ in range(2)
+    }
+    assert len(written) == 1
+
+
 @pytest.mark.parametrize("options", [{"bits": 1}, {"bits": 6}, {"bits": 9, "per": "tensor"}])
 def test_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="bits must be 2 to"):

@@ -212,12 +212,24 @@ def test_a_gemm_gives_floats_and_has_its_bias_in_int32(
     np.testing.assert_allclose(on, off, atol=1e-5)
 
 
-def test_a_matmul_gives_floats(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("inputs", "kernel"), [("N, 5", "MatMulIntegerToFloat"), ("8, 5", "QGemm"), ("8", "QGemm")]
+)
+@pytest.mark.parametrize("addition", ["Add(m, b)", "Add(b, m)"])
+def test_a_matmul_and_its_bias_give_floats(
+    inputs: str, kernel: str, addition: str, tmp_path: Path
+) -> None:
+    """Where it knows all shapes, ONNX Runtime makes a Gemm of the two."""
     model = net(
-        "m = MatMul(x, w) y = Add(m, b)", "float[N, 5, 16] x", "float[N, 5, 8] y", w=(16, 8), b=(8,)
+        f"m = MatMul(x, w) y = {addition}",
+        f"float[{inputs}, 16] x",
+        f"float[{inputs}, 8] y",
+        w=(16, 8),
+        b=(8,),
     )
     result = cpu(model)
-    assert "MatMulIntegerToFloat" in kernels(result.model, tmp_path)
+    assert kernel in kernels(result.model, tmp_path)
+    assert constant(result.model, "b_quantized").dtype == np.int32
     expected, off, on = both(model, result.model)
     assert decibels(expected, off) > 35
     np.testing.assert_allclose(on, off, atol=1e-5)
@@ -235,6 +247,20 @@ def test_a_channel_of_next_to_nothing_keeps_its_bias(tmp_path: Path) -> None:
     expected, off, on = both(model, result.model)
     assert decibels(expected, off) > 25
     assert decibels(expected, on) > 25
+
+
+@pytest.mark.parametrize(("channels", "left"), [(1, True), (3, False)])
+def test_a_first_layer_with_little_to_sum_stays_float(channels: int, left: bool) -> None:
+    model = net(
+        f"c = {CONV}(x, w) r = Relu(c) d = {CONV}(r, v) y = Tanh(d)",
+        f"float[N, {channels}, 8, 8] x",
+        w=(64, channels, 3, 3),
+        v=(64, 64, 3, 3),
+    )
+    result = cpu(model, islands=False)
+    reasons = [row["reason"] for row in result.details["float"]]
+    assert [reason[:22] for reason in reasons] == ["the first of its layer"] * left
+    assert next(row["tensor"] for row in result.details["tensors"]) == ("r" if left else "x")
 
 
 def test_reduced_weights_have_seven_bits() -> None:

@@ -134,6 +134,24 @@ def test_the_cpu_takes_zero_points_and_completes_the_group() -> None:
     np.testing.assert_array_equal(constant(result.model, "b_scale"), steps)
 
 
+@pytest.mark.parametrize(("scale", "kind"), [(0.1, np.int32), (1e-12, np.float32)])
+def test_the_bias_of_a_given_weight_is_int32_if_it_fits(scale: float, kind: type) -> None:
+    model = given(
+        f"k = DequantizeLinear<axis=0>(w, t, p) c = {CONV}(d, k, b) y = Tanh(c)",
+        zero=np.array(128, np.uint8),
+        w=np.ones(W, np.int8),
+        t=np.full(4, scale, np.float32),
+        p=np.zeros(4, np.int8),
+        b=(4,),
+    )
+    result = quantize(model, target="onnxruntime-cpu")
+    names = result.model.graph.initializers
+    stored = "b_quantized" if "b_quantized" in names else "b"
+    assert constant(result.model, stored).dtype == kind
+    feed = data(model)
+    assert decibels(runtime(model, feed)[0], runtime(result.model, feed)[0]) > 25
+
+
 def test_a_join_of_what_is_given_and_what_is_not_is_quantized_behind() -> None:
     """Both cannot have one scale, for that of the first is not to be touched."""
     model = given(f"e = Exp(x) j = Concat<axis=1>(d, e) y = {CONV}(j, w)", w=(4, 8, 3, 3))

@@ -330,6 +330,14 @@ def test_what_the_user_is_told(target: str, options: dict[str, Any], message: st
         apply(build("matmul"), target=target, **options)
 
 
+def test_the_same_model_gives_the_same_bytes() -> None:
+    models = [build("shared", opset=17) for _ in range(2)]
+    for model in models:
+        apply(model)
+    one, other = (ir.to_proto(m).SerializeToString(deterministic=True) for m in models)
+    assert one == other
+
+
 @pytest.mark.parametrize(
     "options", [{"block": 8}, {"block": 256}, {"format": "fp8", "symmetric": False}]
 )

@@ -19,6 +19,7 @@ class OperatorRule:
         data: the index of the data input.
         weight: the index of the weight input.
         bias: the index of the bias input, if it has one.
+        added_bias: whether a constant that an Add behind it adds to each row counts as its bias.
         most_taps: how many positions a kernel may have at most, where that is limited.
         float_output: whether the kernel can give floats. If not, what it gives is quantized too.
     """
@@ -31,6 +32,7 @@ class OperatorRule:
     data: int = 0
     weight: int = 1
     bias: int | None = None
+    added_bias: bool = False
     most_taps: int | None = None
     float_output: bool = True
 
@@ -90,6 +92,8 @@ class QuantizationRules:
             as much in any type: integer layers on both sides of them are neighbours.
         island_reuse: a layer without an integer neighbour stays float if each element of its data
             enters fewer multiply-accumulates than this: the pair costs more than they save.
+        first_products: a layer without an integer layer above it stays float if it sums fewer
+            products than this for a number: a pair is needed on one side of it in any case.
     """
 
     numbers: Numbers
@@ -107,3 +111,4 @@ class QuantizationRules:
     residual_branches: frozenset[str] = frozenset()
     epilogues: frozenset[str] = frozenset()
     island_reuse: float = 0
+    first_products: int = 0

@@ -24,7 +24,8 @@ class ClusterWeights(Pass):
 
     It is the file that shrinks, and nothing else: ONNX Runtime makes floats of it once when it
     loads the model, and TensorRT gathers at every run from indices that it holds in 32 bits.
-    A later `fold-constants` undoes it for small weights; put it last.
+    A later `fold-constants` undoes it where the indices are bytes and the model grows by no more
+    than it may (1 MiB): put it last.
 
     Attributes:
         bits: of an index, 2 to 8; up to 5 with a codebook for each channel.

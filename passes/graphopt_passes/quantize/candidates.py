@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from graphopt.ir import constant_tensor, is_standard, subgraphs
+from graphopt.ir import constant_tensor, is_standard, sole_use, subgraphs
 from graphopt.targets.quantization import OperatorRule, QuantizationRules
 from graphopt_passes.quantize.existing import fitting_weight
 from graphopt_passes.quantize.outlets import outlet
@@ -32,6 +32,8 @@ class Candidate:
     """Whether the weight was quantized already; it stays as it is."""
     bias: ir.Value | None = None
     """The bias to store in int32, if the target wants that."""
+    bias_use: tuple[ir.Node, int] | None = None
+    """The node that adds it, and the index of that input."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,11 @@ def _judge(node: ir.Node, rules: QuantizationRules) -> Candidate | str:
     if not rule.float_output and outlet(node, rules).is_graph_output():
         return "it gives an output of the model, which stays float"
     candidate = _with_weight(node, rule, rules)
-    if isinstance(candidate, str) or rule.bias is None or not rules.numbers.integer_biases:
+    if isinstance(candidate, str) or not rules.numbers.integer_biases:
         return candidate
-    return _with_bias(candidate, rule.bias)
+    if rule.added_bias:
+        return _with_added_bias(candidate)
+    return candidate if rule.bias is None else _with_bias(candidate, rule.bias)
 
 
 def _with_weight(node: ir.Node, rule: OperatorRule, rules: QuantizationRules) -> Candidate | str:
@@ -143,7 +147,22 @@ def _with_bias(candidate: Candidate, index: int) -> Candidate | str:
     channels = candidate.tensor.shape.numpy()[candidate.axis]
     if tensor.size not in (1, channels) or any(dim != 1 for dim in shape[:-1]):
         return "its bias differs from row to row"
-    return replace(candidate, bias=bias)
+    return replace(candidate, bias=bias, bias_use=(candidate.node, index))
+
+
+def _with_added_bias(candidate: Candidate) -> Candidate:
+    """`candidate` with the vector that an Add behind it adds to each row, if there is one."""
+    output = candidate.node.outputs[0]
+    addition = sole_use(output)
+    if addition is None or not is_standard(addition, "Add"):
+        return candidate
+    index = 1 if addition.inputs[0] is output else 0
+    bias = addition.inputs[index]
+    tensor = constant_tensor(bias)
+    channels = candidate.tensor.shape.numpy()[candidate.axis]
+    if tensor is None or tuple(tensor.shape.numpy()) != (channels,):
+        return candidate
+    return replace(candidate, bias=bias, bias_use=(addition, index))
 
 
 def _not_float(dtype: ir.DataType, rules: QuantizationRules) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import numpy as np
@@ -12,7 +13,8 @@ from graphopt.targets.quantization import QuantizationRules
 from graphopt_passes.quantize.candidates import Candidate
 from graphopt_passes.quantize.placement import Placement, place
 
-REASON = "alone between float nodes, with too little to compute to be worth its pair"
+ALONE = "alone between float nodes, with too little to compute to be worth its pair"
+FIRST = "the first of its layers, with too little to compute to be worth its pair"
 
 
 def islands(
@@ -20,23 +22,46 @@ def islands(
     candidates: list[Candidate],
     rules: QuantizationRules,
     excluded: Collection[ir.Node],
-) -> list[Candidate]:
-    """Those of `candidates` that `rules` rather leave float; `place` is asked for the others.
+) -> list[tuple[Candidate, str]]:
+    """Those of `candidates` that `rules` rather leave float, each with the reason.
 
     Leaving one out may leave another alone, so it goes on until none is.
     """
-    found: list[Candidate] = []
-    rest = [candidate for candidate in candidates if reuse(candidate) < rules.island_reuse]
-    large = [candidate for candidate in candidates if candidate not in rest]
-    while rest:
-        placement = place(model, large + rest, rules, excluded)
-        integer = {c.node for c in (*large, *rest)} | placement.integer
-        alone = [c for c in rest if not _has_neighbour(c, integer, placement, rules)]
-        if not alone:
+    found: list[tuple[Candidate, str]] = []
+    small = [c for c in candidates if _is_small(c, rules)]
+    large = [c for c in candidates if c not in small]
+    while small:
+        placement = place(model, large + small, rules, excluded)
+        integer = {c.node for c in (*large, *small)} | placement.integer
+        left = [(c, _reason(c, integer, placement, rules)) for c in small]
+        out = [(c, reason) for c, reason in left if reason is not None]
+        if not out:
             break
-        found += alone
-        rest = [candidate for candidate in rest if candidate not in alone]
+        found += out
+        small = [c for c, reason in left if reason is None]
     return found
+
+
+def _is_small(candidate: Candidate, rules: QuantizationRules) -> bool:
+    return reuse(candidate) < rules.island_reuse or products(candidate) < rules.first_products
+
+
+def _reason(
+    candidate: Candidate,
+    integer: Collection[ir.Node],
+    placement: Placement,
+    rules: QuantizationRules,
+) -> str | None:
+    """Why a small layer had better stay float, if it had."""
+    if candidate.data.producer() is None and not candidate.node.outputs[0].uses():
+        return None  # the model is this layer: it has no float neighbours either
+    through = (*rules.epilogues, *rules.movers, *rules.selectors, *rules.joins)
+    if _reached(candidate.data, integer, through, upwards=True):
+        return None
+    if products(candidate) < rules.first_products:
+        return FIRST
+    below = _reached(candidate.node.outputs[0], integer, through, upwards=False)
+    return None if below or _has_sibling(candidate, integer, placement) else ALONE
 
 
 def reuse(candidate: Candidate) -> float:
@@ -53,28 +78,25 @@ def reuse(candidate: Candidate) -> float:
     return float(np.prod(shape) / max(inputs, 1) / np.prod(strides or (1,)))
 
 
-def _has_neighbour(
-    candidate: Candidate,
-    integer: Collection[ir.Node],
-    placement: Placement,
-    rules: QuantizationRules,
-) -> bool:
-    """Whether an integer node is above or below, or reads the same quantized tensor.
+def products(candidate: Candidate) -> float:
+    """How many products a layer sums for each number that it gives; inf for a grouped Conv.
 
-    A model that is nothing but this layer has no float neighbours either.
+    Such a Conv stands between others, and is as cheap in any type.
     """
-    if candidate.data.producer() is None and not candidate.node.outputs[0].uses():
-        return True
-    through = (*rules.epilogues, *rules.movers, *rules.selectors, *rules.joins)
-    above = _reached(candidate.data, integer, through, upwards=True)
-    below = _reached(candidate.node.outputs[0], integer, through, upwards=False)
-    siblings = any(
+    shape = candidate.tensor.shape.numpy()
+    if candidate.node.op_type == "Conv" and candidate.node.attributes.get_int("group", 1) > 1:
+        return math.inf
+    return float(np.prod(shape) / max(shape[candidate.axis], 1))
+
+
+def _has_sibling(candidate: Candidate, integer: Collection[ir.Node], placement: Placement) -> bool:
+    """Whether another integer node reads the same quantized tensor."""
+    return any(
         node in integer and node is not candidate.node
         for uses in placement.tensors.values()
         if (candidate.node, candidate.rule.data) in uses
         for node, _ in uses
     )
-    return above or below or siblings
 
 
 def _reached(

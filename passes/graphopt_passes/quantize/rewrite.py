@@ -135,11 +135,16 @@ class _Weights:
     def write_bias(
         self, candidate: Candidate, bias: ir.Value, data_scale: Array, scale: Array
     ) -> None:
+        """Stores a bias in int32; one that a given weight makes too large for that stays float."""
         array = _bias_array(candidate, bias)
-        stored = quantize_bias(array, data_scale, np.broadcast_to(scale, array.shape))
+        scale = np.broadcast_to(scale, array.shape)
+        if candidate.given and (least_scale(array, data_scale) > scale).any():
+            return
+        stored = quantize_bias(array, data_scale, scale)
+        assert candidate.bias_use is not None
+        node, index = candidate.bias_use
         value = self.dequantized(candidate.node, str(bias.name), stored, 0, candidate.dtype)
-        assert candidate.rule.bias is not None
-        candidate.node.replace_input_with(candidate.rule.bias, value)
+        node.replace_input_with(index, value)
 
     def dequantized(
         self, before: ir.Node, base: str, weight: QuantizedWeight, axis: int, dtype: ir.DataType

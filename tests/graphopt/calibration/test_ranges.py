@@ -99,6 +99,9 @@ def test_a_dead_tensor_has_no_range(method: str, symmetric: bool) -> None:
 def test_an_unknown_method_gets_a_hint() -> None:
     with pytest.raises(ValueError, match="did you mean 'minmax'"):
         choose_range(Histogram(), "minmaxx")
+    for percent in (0, 101, float("nan")):
+        with pytest.raises(ValueError, match="not above 0 and up to 100"):
+            choose_range(Histogram(), "percentile", percent=percent)
 
 
 @pytest.mark.parametrize(("symmetric", "levels"), [(True, 127), (True, 32767), (False, 255)])
