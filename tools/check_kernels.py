@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from processes import run_child
 
 import graphopt
 from graphopt.cli.progress import Bars
@@ -106,6 +107,18 @@ def _build(path: Path, target: str, shapes: dict[str, tuple[int, ...]], steps: l
     }
 
 
+def check_in_child(path: Path, pipeline: str, target: str, limit_s: float) -> Row:
+    """`check` in a process of its own: a crash or a hang is its model's alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "row.json"
+        command = [sys.executable, __file__, CHILD, str(path), pipeline, target, str(result)]
+        failure = run_child(command, limit_s)
+        if failure is not None:
+            return {"model": path.name, "failure": failure}
+        found: Row = json.loads(result.read_text())
+        return found
+
+
 def remarks(row: Row) -> str:
     if "failure" in row:
         return row["failure"]
@@ -133,6 +146,7 @@ def main() -> int:
     parser.add_argument("models", nargs="+", type=Path, help="a folder, or ONNX files")
     parser.add_argument("--target", default="sm86", help="default: %(default)s")
     parser.add_argument("--pipeline", default="quantize", help="default: %(default)s")
+    parser.add_argument("--limit", type=float, default=1800.0, metavar="SECONDS")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     arguments = parser.parse_args()
@@ -143,8 +157,7 @@ def main() -> int:
     ]
     rows = []
     for path in Bars().track(paths, "models", total=len(paths)):
-        with tempfile.TemporaryDirectory() as folder:
-            rows.append(check(path, arguments.pipeline, arguments.target, Path(folder)))
+        rows.append(check_in_child(path, arguments.pipeline, arguments.target, arguments.limit))
         if arguments.json is not None:  # after each: a long run that is stopped leaves it
             arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
         if arguments.markdown is not None:
@@ -153,5 +166,12 @@ def main() -> int:
     return int(any(remarks(row) != "ok" for row in rows))
 
 
+CHILD = "--child"
+
 if __name__ == "__main__":
-    sys.exit(main())
+    match sys.argv[1:]:
+        case [flag, model, pipeline, target, result] if flag == CHILD:
+            row = check(Path(model), pipeline, target, Path(result).parent)
+            Path(result).write_text(json.dumps(row))
+        case _:
+            sys.exit(main())

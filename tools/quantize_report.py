@@ -22,6 +22,7 @@ COLUMNS = (
     "TensorRT-RTX",
 )
 CPU_COLUMNS = (*COLUMNS[:-1], "optimized", "latency")
+SHARE = 0.6
 PLACES = {
     "TensorRT": (
         "TensorRT-RTX: the Conv, Gemm and MatMul nodes whose kernel is int8, of all; or why it",
@@ -67,19 +68,24 @@ def engine_cell(engine: Row) -> str:
     return f"int8 {engine['nodes'].get('int8', 0)} of {sum(engine['nodes'].values())}"
 
 
-def builds(row: Row) -> bool:
-    return "nodes" in row.get("engine", {})
+def integer_nodes(row: Row) -> int:
+    """How many nodes TensorRT computes in int8; 0 for a result that it does not take."""
+    return int(row.get("engine", {}).get("nodes", {}).get("int8", 0))
 
 
 def best_peer(task: Row) -> tuple[str, float] | None:
-    """The peer of the best SQNR whose result TensorRT builds with some int8 kernel."""
+    """The peer of the best SQNR, among those whose results TensorRT computes in int8.
+
+    That is at least SHARE of the nodes that any tool gets into int8: scales that TensorRT cannot
+    use, such as those of data by channel, look well in SQNR and are computed in float.
+    """
+    rows = task["results"]
+    enough = SHARE * max(map(integer_nodes, rows.values()), default=0)
     found = {
         name: row["sqnr_db"]
-        for name, row in task["results"].items()
-        if not name.startswith("graphopt")
-        and "sqnr_db" in row
-        and builds(row)
-        and row["engine"]["nodes"].get("int8")
+        for name, row in rows.items()
+        if not name.startswith("graphopt") and "sqnr_db" in row
+        if 0 < enough <= integer_nodes(row)
     }
     best = max(found, key=lambda name: found[name], default=None)
     return None if best is None else (best, found[best])

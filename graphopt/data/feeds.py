@@ -82,7 +82,8 @@ def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
                 f"is {value.type or 'of unknown type'}; only tensors of known rank can be fed",
                 where=f"input '{value.name}'",
             )
-        shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+        # Paddle writes -1 for a size that is free.
+        shape = tuple(d if isinstance(d, int) and d >= 0 else None for d in value.shape)
         specs.append(InputSpec(str(value.name), shape, value.type.dtype.numpy()))
     batch = {spec.shape[0] if spec.shape else 0 for spec in specs}
     if len(batch) == 1 and 0 not in batch:

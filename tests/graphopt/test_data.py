@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 import pytest
 from PIL import Image
 
@@ -274,6 +275,9 @@ def test_the_inputs_of_a_model() -> None:
     from models import MLP, model
 
     assert input_specs(model()) == (InputSpec("x", (None, 4), FLOAT),)
+    negative = model()
+    negative.graph.inputs[0].shape = ir.Shape([-1, 4])  # as Paddle writes a size that is free
+    assert input_specs(negative) == (InputSpec("x", (None, 4), FLOAT),)
     overridable = MLP.replace("(float[batch, 4] x)", "(float[batch, 4] x, float[3] b)")
     assert [spec.name for spec in input_specs(model(overridable))] == ["x"]
     with pytest.raises(GraphoptError, match="input 'x'"):

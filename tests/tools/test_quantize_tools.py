@@ -49,9 +49,10 @@ def test_the_best_peer_is_one_that_builds_in_integers() -> None:
 
     results = {
         "graphopt": row(40, int8=3),
-        "a": row(30, int8=2, fp32=1),
+        "a": row(30, int8=3),
         "b": row(50, fp32=3),
         "c": row(60),
+        "e": row(70, int8=1, fp32=2),
         "d": {"failure": "timeout after 1 s"},
     }
     task = {"task": "t", "score": 90.5, "results": results}

@@ -39,6 +39,8 @@ class Quantize(Pass):
             kernels saturate.
         canonicalize: simplify and fuse the model first (`lossless`), if it is not quantized in
             part: what is constant becomes a weight, and BatchNormalization part of its Conv.
+        equalize: rescale channels between layers, where that helps on calibration samples that
+            were held out; see `equalize`.
         max_drop: leave layers in float, as few as possible, so that the score of the evaluation
             falls by so much at most, in its unit (top1: points).
         min_sqnr: the same, so that the outputs keep a signal-to-noise ratio of so many dB against
@@ -60,6 +62,7 @@ class Quantize(Pass):
     islands: bool = False
     reduce_range: bool = False
     canonicalize: bool = True
+    equalize: bool = True
     max_drop: float | None = None
     min_sqnr: float | None = None
     sensitivity: bool = False

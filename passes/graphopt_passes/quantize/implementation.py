@@ -13,6 +13,7 @@ from graphopt.errors import GraphoptError
 from graphopt.ir import is_standard, label, nodes_of
 from graphopt.pipeline.base import PassContext, PassResult
 from graphopt.targets.quantization import QuantizationRules, quantization_rules
+from graphopt_passes.equalize.implementation import equalize, summary
 from graphopt_passes.quantize.candidates import Candidate, Declined
 from graphopt_passes.quantize.canonical import canonicalize, lifted, needed_opset
 from graphopt_passes.quantize.choice import choose_floating, measures, parts
@@ -41,8 +42,23 @@ def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
         )
     prepared, done = _prepared(options, rules, model, context)
     quantizer = Quantizer(prepared, options, context, model)
+    groups: list[dict[str, Any]] = []
+    if options.equalize and context.calibration is not None:
+        prepared, groups = equalize(
+            prepared,
+            context,
+            context.calibration,
+            options.samples,
+            rules=rules,
+            method=options.method,
+            layers=quantizer.layers,
+        )
+        quantizer = Quantizer(prepared, options, context, model)
+        done += summary(groups)
     notes = done + quantizer.notes + _notes(prepared, quantizer)
     details: dict[str, Any] = {"float": [_float_row(item) for item in quantizer.declined]}
+    if groups:
+        details["equalized"] = groups
     if not quantizer.has_work:
         return PassResult(model, False, notes=notes, details=details)
     samples, held_out = parts(options, _samples(context))
