@@ -18,7 +18,7 @@ FLOORS = [
     {"quantization"},
     {"data"},
     {"runtime"},
-    {"calibration"},
+    {"calibration", "reconstruction"},
     {"pipeline"},
     {"rewriting"},
     {"emit"},

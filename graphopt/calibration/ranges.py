@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,12 @@ class Range:
             raise ValueError(f"a range must be finite, not [{self.low}, {self.high}]")
         if self.low > self.high:
             raise ValueError(f"low is {self.low}, above high, {self.high}")
+
+    @staticmethod
+    def covering(ranges: Iterable[Range]) -> Range:
+        """The least range that covers all of `ranges`, of which there is one at least."""
+        given = list(ranges)
+        return Range(min(one.low for one in given), max(one.high for one in given))
 
     @property
     def threshold(self) -> float:

@@ -63,6 +63,16 @@ def tap(
         yield session.run({name: array for name, array in feed.items() if name in used})
 
 
+def require_finite(name: str, array: np.ndarray[Any, Any]) -> None:
+    """Raises GraphoptError if the values of tensor `name` are not all finite numbers."""
+    if not np.isfinite(array).all():
+        raise GraphoptError(
+            "takes NaN or an infinite value on the calibration data",
+            where=f"tensor '{name}'",
+            fix="check the data and the model",
+        )
+
+
 def observed_shapes(
     model: ir.Model, nodes: Iterable[str], feed: Feed
 ) -> dict[str, tuple[int, ...]]:

@@ -53,7 +53,7 @@ def prepared(name: str) -> ir.Model:
 
 
 def context(model: ir.Model, step: graphopt.Pass) -> PassContext:
-    if Need.CALIBRATION not in step.required():
+    if not {Need.CALIBRATION, Need.RANGES} & set(step.required()):
         return PassContext()
     return PassContext(calibration=open_samples(CALIBRATION, input_specs(model)))
 

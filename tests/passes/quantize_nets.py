@@ -70,6 +70,12 @@ def context(model: ir.Model, feed: Feed | None = None, target: str = "generic") 
     return PassContext(target=get_target(target), calibration=samples)
 
 
+PLAIN = {
+    "canonicalize": False, "tune_ranges": False, "round_weights": False, "correct_bias": False
+}  # fmt: skip
+"""Options that leave the model as it is, and the numbers as they are chosen at first."""
+
+
 def quantize(
     model: ir.Model, feed: Feed | None = None, *, target: str = "generic", **options: Any
 ) -> PassResult:
@@ -77,7 +83,7 @@ def quantize(
 
     Small layers on their own are quantized too, unless `islands` says otherwise.
     """
-    options = {"canonicalize": False, "islands": True, **options}
+    options = {**PLAIN, "islands": True, **options}
     result = Quantize(**options).run(model, context(model, feed, target))
     check(result.model)
     onnx.checker.check_model(ir.to_proto(result.model), full_check=True)

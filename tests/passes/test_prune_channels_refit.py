@@ -16,15 +16,20 @@ import graphopt
 from graphopt import PassContext, PassResult
 from graphopt.data.arrays import ArraySamples
 from graphopt.data.evaluation import open_evaluation
-from graphopt.data.feeds import input_specs
+from graphopt.data.feeds import batches, input_specs
 from graphopt.data.samples import open_samples
 from graphopt.ir import constant_array
 from graphopt.progress import Quiet
+from graphopt.reconstruction import (
+    Geometry,
+    Moments,
+    Stream,
+    conv_matrix,
+    conv_rows,
+    conv_weight,
+)
 from graphopt.runtime.session import Session
 from graphopt_passes.prune_channels import PruneChannels, compensate
-from graphopt_passes.prune_channels.columns import Geometry, conv_matrix, conv_rows, conv_weight
-from graphopt_passes.prune_channels.least_squares import Moments
-from graphopt_passes.prune_channels.stream import Stream
 
 SHAPES = list(
     itertools.product(
@@ -244,8 +249,8 @@ def test_a_stream_gives_the_same_values_whatever_it_may_hold(budget: int) -> Non
     model = conv_net()
     context = correlated(model, 20)
     assert context.calibration is not None
-    specs = input_specs(model)
-    stream = Stream(model, context.calibration, specs, batch=8, limit=20, budget=budget)
+    samples, specs = context.calibration, input_specs(model)
+    stream = Stream(model, lambda: (f for f, _ in batches(samples, specs, 8)), budget=budget)
     layers = [node for node in model.graph if node.op_type in ("Conv", "Gemm")]
     feed = {"x": np.concatenate([sample["x"] for sample in context.calibration])}
     for node in layers:

@@ -84,6 +84,8 @@ class QuantizationRules:
             output begins at 0: the pair stands behind them.
         pairs_behind_movers: whether a mover has a pair of the same scale behind it as well, since
             kernels are found as DequantizeLinear -> operator -> QuantizeLinear.
+        whole_products: whether a product whose result is split is computed in float, so that its
+            parts are better products of their own.
         additions: operators that end a residual block.
         residual_branches: an addition of the output of such an operator, computed in integers, and
             a tensor that is quantized anyway reads the quantized one: the skip is then stored in
@@ -109,6 +111,7 @@ class QuantizationRules:
     spelled: frozenset[str] = frozenset()
     clamps: frozenset[str] = frozenset()
     pairs_behind_movers: bool = False
+    whole_products: bool = False
     additions: frozenset[str] = frozenset()
     residual_branches: frozenset[str] = frozenset()
     epilogues: frozenset[str] = frozenset()

@@ -61,6 +61,8 @@ _RULES = QuantizationRules(
     ),
     selectors=frozenset({"Expand", "Gather", "Slice", "Split", "Tile"}),
     joins=frozenset({"Concat"}),
+    # M: MatMul -> (Add, Reshape, Transpose) -> Split or Gather is float; three MatMuls are int8.
+    whole_products=True,
     additions=frozenset({"Add", "Sum"}),
     residual_branches=frozenset({"Conv"}),
     # M: both Convs around any of these are int8.

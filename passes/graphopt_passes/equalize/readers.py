@@ -17,7 +17,7 @@ from graphopt.runtime.session import Session
 from graphopt.targets.quantization import QuantizationRules
 from graphopt_passes.equalize.groups import Channels, Factors, scaled
 from graphopt_passes.quantize.candidates import Candidate
-from graphopt_passes.quantize.grids import Grid, choose_grid
+from graphopt_passes.quantize.grids import Grid, choose_data_range, grid_of
 from graphopt_passes.quantize.weights import quantize_weight
 
 Array = NDArray[np.float32]
@@ -97,7 +97,8 @@ class Reader:
         """The numbers that the tensor can take, rescaled by `factors`; see `choose_range`."""
         factor = factors[self.numbers].astype(np.float32)
         histogram = Histogram.merge_all(Histogram.of(array * factor) for array in data)
-        return choose_grid(histogram, method, self._numbers, np.dtype(np.float32))
+        kept = choose_data_range(histogram, method, self._numbers)
+        return grid_of(kept, self._numbers, np.dtype(np.float32))
 
     def weight_peaks(self, peaks: Factors, factors: Factors) -> Factors:
         """The largest magnitude of the weights that read each channel, by number, where each output

@@ -18,16 +18,11 @@ from graphopt.ir import (
     infer_shapes,
     is_standard,
 )
+from graphopt.reconstruction import set_constant
 from graphopt_passes.prune_channels.atoms import Labels
 from graphopt_passes.prune_channels.dims import Dim, values
 from graphopt_passes.prune_channels.groups import Cut
 from graphopt_passes.prune_channels.labelling import Labelling, Slot
-
-
-def is_own(value: ir.Value) -> bool:
-    """Whether `value` is an initializer that one node reads, and nobody else sees."""
-    outside = value.is_graph_output() or value.is_graph_input()
-    return value.is_initializer() and not outside and len(value.uses()) == 1
 
 
 class Editor:
@@ -51,18 +46,10 @@ class Editor:
     def set_constant(self, node: ir.Node, index: int, array: NDArray[Any]) -> None:
         """Gives `node` a constant input of its own, in the element type of what it replaces."""
         old = node.inputs[index] if index < len(node.inputs) else None
-        if old is None:
-            node.resize_inputs(max(index + 1, len(node.inputs)))
-        base = old.name if old is not None else None
-        kind = self._found.facts.types.get(base or "", ir.DataType.INT64)
+        name = str(old.name) if old is not None else f"{node.outputs[0].name}_sizes"
+        kind = self._found.facts.types.get(name, ir.DataType.INT64)
         array = np.asarray(array).astype(kind.numpy())
-        if old is not None and is_own(old):
-            old.const_value = ir.tensor(array, name=old.name)
-            old.shape = ir.Shape(array.shape)
-            return
-        name = self._names.fresh(base or f"{node.outputs[0].name}_sizes")
-        node.replace_input_with(index, add_initializer(self._model.graph, name, array))
-        drop_unused_initializer(old)
+        set_constant(self._names, node, index, array, name)
 
     def set_ints(
         self,

@@ -17,21 +17,19 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from graphopt.data.feeds import InputSpec, Samples, batches, input_specs
+from graphopt.data.feeds import Feed, InputSpec, Samples, batches, input_specs
 from graphopt.ir import constant_tensor, is_standard, subgraphs
 from graphopt.progress import Progress
+from graphopt.reconstruction import Geometry, Moments, Stream, conv_rows, matrix_rows
+from graphopt.runtime.tap import require_finite
 from graphopt_passes.prune_channels.atoms import Labels
-from graphopt_passes.prune_channels.columns import Geometry, conv_rows, matrix_rows
 from graphopt_passes.prune_channels.groups import Cut
 from graphopt_passes.prune_channels.labelling import Labelling, Layer, Mix
-from graphopt_passes.prune_channels.least_squares import Moments
 from graphopt_passes.prune_channels.scores import (
     batch_within,
     is_depthwise,
     out_channel_axis,
-    require_finite,
 )
-from graphopt_passes.prune_channels.stream import Stream
 from graphopt_passes.prune_channels.weights import LayerWeights
 
 Array: TypeAlias = "NDArray[Any]"
@@ -85,10 +83,11 @@ def compensate(
     runs = _runs(samples, specs, batch, limit)
     firsts = [found.facts.symbols.get(spec.name, ())[:1] for spec in specs]
     free = {dim for first in firsts for dim in first if isinstance(dim, str)}
-    streams = [
-        Stream(model, samples, specs, batch=batch, limit=limit, budget=HELD_BYTES)
-        for model in (original, pruned)
-    ]
+
+    def feeds() -> Iterator[Feed]:
+        return (feed for feed, _ in batches(samples, specs, batch, limit))
+
+    streams = [Stream(model, feeds, budget=HELD_BYTES) for model in (original, pruned)]
     result = Refit()
     old_nodes = list(original.graph)
     new_nodes = {node.outputs[0].name: node for node in pruned.graph}

@@ -11,10 +11,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from graphopt.data.feeds import Samples
-from graphopt.errors import GraphoptError
 from graphopt.ir import constant_array
 from graphopt.progress import Progress
-from graphopt.runtime.tap import tap
+from graphopt.runtime.tap import require_finite, tap
 from graphopt_passes.prune_channels.atoms import Labels
 from graphopt_passes.prune_channels.labelling import Labelling, Layer, Mix
 
@@ -174,16 +173,6 @@ class _Energies:
         length = array.shape[axis] if axis is not None else 1
         self._counts[name, axis] += array.size // max(length, 1)
         self._sums[name, axis] = self._sums[name, axis] + _along(np.square(array, out=array), axis)
-
-
-def require_finite(name: str, array: NDArray[Any]) -> None:
-    """Raises GraphoptError if the values of tensor `name` are not all finite numbers."""
-    if not np.isfinite(array).all():
-        raise GraphoptError(
-            "takes NaN or an infinite value on the calibration data",
-            where=f"tensor '{name}'",
-            fix="check the data and the model",
-        )
 
 
 def out_channel_axis(layer: Layer) -> int:

@@ -8,17 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from graphopt.ir import (
-    Names,
-    add_initializer,
-    constant_array,
-    drop_unused_initializer,
-    is_standard,
-    rank,
-    sole_use,
-)
-from graphopt_passes.prune_channels.apply import is_own
-from graphopt_passes.prune_channels.columns import conv_matrix, conv_weight
+from graphopt.ir import Names, constant_array
+from graphopt.reconstruction import adder_behind, conv_matrix, conv_weight, set_constant
 from graphopt_passes.prune_channels.labelling import Layer
 
 Array = NDArray[Any]
@@ -42,7 +33,7 @@ class LayerWeights:
         array = constant_array(node.inputs[1])
         assert array is not None
         self.array: Array = array
-        self._adder = _adder(node) if layer.kind == "MatMul" else None
+        self._adder = adder_behind(node) if layer.kind == "MatMul" else None
 
     def declines(self) -> str | None:
         """Why the layer cannot be refitted, or None."""
@@ -117,31 +108,5 @@ class LayerWeights:
 
     def _set(self, node: ir.Node, index: int, array: Array) -> None:
         """Gives `node` its own constant, in the type of the weight."""
-        array = np.ascontiguousarray(array).astype(self.array.dtype)
-        old = node.inputs[index] if index < len(node.inputs) else None
-        if old is None:
-            node.resize_inputs(max(index + 1, len(node.inputs)))
-            base = f"{node.name or node.outputs[0].name}.bias"
-        elif is_own(old):
-            old.const_value = ir.tensor(array, name=old.name)
-            old.shape = ir.Shape(array.shape)
-            return
-        else:
-            base = str(old.name)
-        name = Names(self._model).fresh(base)
-        node.replace_input_with(index, add_initializer(self._model.graph, name, array))
-        drop_unused_initializer(old)
-
-
-def _adder(node: ir.Node) -> tuple[ir.Node, int] | None:
-    """The Add behind a MatMul with a constant along its last axis, and that input's index."""
-    add = sole_use(node.outputs[0])
-    if add is None or not is_standard(add, "Add") or add.graph is not node.graph:
-        return None
-    index = 1 if add.inputs[0] is node.outputs[0] else 0
-    array = constant_array(add.inputs[index])
-    if array is None or array.dtype.kind != "f":
-        return None
-    data = rank(node.outputs[0])
-    along_last = array.ndim > 0 and array.size == array.shape[-1]
-    return (add, index) if along_last and data is not None and array.ndim <= data else None
+        base = f"{node.name or node.outputs[0].name}.bias"
+        set_constant(Names(self._model), node, index, array.astype(self.array.dtype), base)

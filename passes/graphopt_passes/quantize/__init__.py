@@ -28,7 +28,10 @@ class Quantize(Pass):
             Runtime on a CPU; fp8 (data and weights, E4M3) for SM89 and later; int16, in which
             nothing is computed, to see what 8 bits of data cost. By default the target's own.
         method: how the range of a tensor is chosen: `mse` for the least expected squared error,
-            `minmax` to clip nothing.
+            `minmax` to clip nothing, `percentile` to clip what is beyond `percent`, `entropy` for
+            the least Kullback-Leibler divergence, `auto` for the one of these with the least error.
+            The range of a file that `--ranges` names goes before.
+        percent: how much of a tensor's values `percentile` keeps, in per cent.
         samples: how many calibration samples to use, at most; none for all.
         exclude: names of nodes, patterns such as `/head/*`, or operators such as `Gemm`, that stay
             float. Names are those of the model as it is given.
@@ -37,6 +40,12 @@ class Quantize(Pass):
             between float nodes and compute too little to be worth it.
         reduce_range: use 7 of the 8 bits of weights, for x86 processors without VNNI, whose 8-bit
             kernels saturate.
+        tune_ranges: choose the scale of each tensor by its effect on the layers behind it.
+        round_weights: refit the weights of each layer to what it reads once quantized, and round
+            them so that its outputs change least.
+        correct_bias: take the mean error of each channel out by its bias. Of these three, each
+            step is kept only where it helps on a part of the samples that is held out; with fewer
+            than 8 samples, or random ones, none is taken.
         canonicalize: simplify and fuse the model first (`lossless`), if it is not quantized in
             part: what is constant becomes a weight, and BatchNormalization part of its Conv.
         equalize: rescale channels between layers, where that helps on calibration samples that
@@ -52,15 +61,19 @@ class Quantize(Pass):
     name: ClassVar[str] = "quantize"
     stage: ClassVar[Stage] = Stage.QUANTIZE
     effect: ClassVar[Effect] = Effect.LOSSY
-    needs: ClassVar[tuple[Need, ...]] = (Need.CALIBRATION,)
+    needs: ClassVar[tuple[Need, ...]] = (Need.RANGES,)
 
     format: Literal["int8", "uint8", "int16", "fp8"] | None = None
-    method: Literal["minmax", "mse"] = "mse"
+    method: Literal["mse", "minmax", "percentile", "entropy", "auto"] = "mse"
+    percent: float = 99.99
     samples: int | None = None
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     islands: bool = False
     reduce_range: bool = False
+    tune_ranges: bool = True
+    round_weights: bool = True
+    correct_bias: bool = True
     canonicalize: bool = True
     equalize: bool = True
     max_drop: float | None = None
@@ -70,6 +83,8 @@ class Quantize(Pass):
     def __post_init__(self) -> None:
         if self.samples is not None and self.samples < 1:
             raise ValueError("samples must be at least 1")
+        if not 0 < self.percent <= 100:
+            raise ValueError("percent must be above 0 and at most 100")
         if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
             raise ValueError("max_drop must be a number of at least 0")
         if self.min_sqnr is not None and not math.isfinite(self.min_sqnr):
@@ -78,7 +93,10 @@ class Quantize(Pass):
             raise ValueError("max_drop and min_sqnr exclude each other; give one of them")
 
     def required(self) -> tuple[Need, ...]:
-        return self.needs if self.max_drop is None else (*self.needs, Need.EVALUATION)
+        if self.max_drop is not None:
+            return (Need.CALIBRATION, Need.EVALUATION)
+        measures = self.min_sqnr is not None or self.sensitivity
+        return (Need.CALIBRATION,) if measures else self.needs
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         from graphopt_passes.quantize.implementation import run

@@ -51,15 +51,15 @@ def parts(options: Quantize, samples: Samples) -> tuple[Samples, Samples]:
 
 
 def choose_floating(
-    quantizer: Quantizer, held_out: Samples, context: PassContext, options: Quantize
+    quantizer: Quantizer, held_out: Samples | None, context: PassContext, options: Quantize
 ) -> Choice:
     """Measures layers and chooses as `options` demand.
 
     Args:
         quantizer: calibrated for any choice.
-        held_out: the samples to measure on; see `parts`.
+        held_out: the samples to measure on; see `parts`. Without, nothing is measured.
     """
-    if not (measures(options) and quantizer.candidates):
+    if held_out is None or not (measures(options) and quantizer.candidates):
         return Choice()
     judge = Judge(quantizer.model, held_out)
     layers = measure_layers(quantizer, judge, context.progress)

@@ -29,8 +29,10 @@ class Grid:
     limits: tuple[float, float]
 
 
-def choose_grid(histogram: Histogram, method: str, numbers: Numbers, dtype: np.dtype[Any]) -> Grid:
-    """The grid in the data format of `numbers`, for a tensor of `dtype`.
+def choose_data_range(
+    histogram: Histogram, method: str, numbers: Numbers, percent: float = 99.99
+) -> Range:
+    """The range of a tensor to cover in the data format of `numbers`.
 
     fp8 keeps all values, whatever the method: its steps grow with the magnitude, so that to clip
     gains next to nothing. A range with a zero point does not go beyond the values either, as a
@@ -40,10 +42,10 @@ def choose_grid(histogram: Histogram, method: str, numbers: Numbers, dtype: np.d
     least, greatest = format.limits
     method = "minmax" if format.is_float else method
     levels = greatest if numbers.symmetric else greatest - least
-    kept = choose_range(histogram, method, levels, symmetric=numbers.symmetric)
+    kept = choose_range(histogram, method, levels, symmetric=numbers.symmetric, percent=percent)
     if not numbers.symmetric and histogram.size:
         kept = Range(max(kept.low, min(histogram.low, 0)), min(kept.high, max(histogram.high, 0)))
-    return grid_of(kept, numbers, dtype)
+    return kept
 
 
 def grid_of(kept: Range, numbers: Numbers, dtype: np.dtype[Any]) -> Grid:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.calibration import Histogram, collect
+from graphopt.calibration import Histogram, Range, collect
+from graphopt.calibration.range_file import TensorRange, load_ranges
 from graphopt.data.feeds import Samples
+from graphopt.errors import GraphoptError
 from graphopt.ir import Names, constant_array
 from graphopt.pipeline.base import PassContext
 from graphopt.quantization import get_format
@@ -18,7 +20,7 @@ from graphopt.targets.quantization import QuantizationRules, quantization_rules
 from graphopt_passes.quantize.candidates import Candidate, Declined, survey
 from graphopt_passes.quantize.existing import require_fit
 from graphopt_passes.quantize.gates import gate_grid
-from graphopt_passes.quantize.grids import Grid, choose_grid
+from graphopt_passes.quantize.grids import Grid, choose_data_range, grid_of
 from graphopt_passes.quantize.islands import islands
 from graphopt_passes.quantize.placement import Placement, place, reachable
 from graphopt_passes.quantize.rewrite import write_data, write_weights
@@ -84,6 +86,7 @@ class Quantizer:
         self._choose(original or model)
         self.candidates, self.declined = self._survey(model)
         self._histograms: dict[str, Histogram] = {}
+        self._ranges: dict[str, TensorRange] = {}
 
     def _choose(self, original: ir.Model) -> None:
         """Reads the options that leave layers in float."""
@@ -132,11 +135,21 @@ class Quantizer:
     def _place(self, model: ir.Model) -> Placement:
         return place(model, self.candidates, self.rules, _named(model, self._excluded))
 
-    def calibrate(self, samples: Samples, *, any_choice: bool = False) -> Mapping[str, Histogram]:
-        """Watches the tensors that `write` will quantize, by name.
+    def calibrate(
+        self, samples: Samples | None, *, any_choice: bool = False
+    ) -> Mapping[str, Histogram]:
+        """Watches the tensors that `write` will quantize, by name; or reads their ranges.
 
         Args:
+            samples: None if the ranges are all in the file that the context names.
             any_choice: also those that come into question only if some layers stay float.
+
+        Returns:
+            What they were seen to take on; nothing if their ranges were read.
+
+        Raises:
+            GraphoptError: if one is NaN or infinite on the samples, or the file of ranges is not
+                for this model.
         """
         chosen = (
             reachable(self.model, self.candidates, self.rules, _named(self.model, self._excluded))
@@ -144,11 +157,29 @@ class Quantizer:
             else self._place(self.model).tensors
         )
         names = [str(value.name) for value in chosen]
-        if names:  # none, if only weights are to be quantized
+        context = self._context
+        if context.ranges is not None and context.ranges.exists():
+            self._ranges = load_ranges(context.ranges, self.model, names)
+        elif names:  # none, if only weights are to be quantized
+            if samples is None:
+                raise GraphoptError(
+                    "needs calibration data", where="pass 'quantize'", fix="give --calib SOURCE"
+                )
             self._histograms = collect(
-                self.model, names, samples, self._context.progress, limit=self._options.samples
+                self.model,
+                names,
+                samples,
+                context.progress,
+                limit=self._options.samples,
+                jobs=context.jobs,
+                backend=context.backend,
             )
         return self._histograms
+
+    @property
+    def has_read_ranges(self) -> bool:
+        """Whether the ranges are those of a file."""
+        return bool(self._ranges)
 
     def write(self, floating: Collection[str] = ()) -> Quantized:
         """A copy of the model with all layers but `floating` quantized. `calibrate` comes first.
@@ -164,7 +195,7 @@ class Quantizer:
         names = Names(model)
         write_data(model, names, placement, grids, self.rules.numbers)
         weights = write_weights(
-            model, names, candidates, self.rules, _data_scales(candidates), self._weight_limits()
+            model, names, candidates, self.rules, _data_scales(candidates), self.weight_limits
         )
         return Quantized(model, candidates, declined, placement, grids, weights)
 
@@ -173,18 +204,26 @@ class Quantizer:
         grids: dict[ir.Value, Grid] = {}
         numbers = self.rules.numbers
         for group in placement.groups:
-            merged = Histogram.merge_all(self._histograms[str(value.name)] for value in group)
             is_gate = any(value.producer() in placement.gates for value in group)
+            kept = None if is_gate else self._range([str(value.name) for value in group])
             for value in group:
                 dtype = placement.dtypes[value].numpy()
                 grids[value] = (
-                    gate_grid(numbers, dtype)
-                    if is_gate
-                    else choose_grid(merged, self._options.method, numbers, dtype)
+                    gate_grid(numbers, dtype) if kept is None else grid_of(kept, numbers, dtype)
                 )
         return grids
 
-    def _weight_limits(self) -> tuple[int, int]:
+    def _range(self, names: list[str]) -> Range:
+        """The range that the tensors `names` share."""
+        if self._ranges:
+            return Range.covering(self._ranges[name].range for name in names)
+        merged = Histogram.merge_all(self._histograms[name] for name in names)
+        options = self._options
+        return choose_data_range(merged, options.method, self.rules.numbers, options.percent)
+
+    @property
+    def weight_limits(self) -> tuple[int, int]:
+        """The least and the greatest value of a weight."""
         low, high = get_format(self.rules.numbers.weight).symmetric_limits
         if not self._options.reduce_range:
             return low, high

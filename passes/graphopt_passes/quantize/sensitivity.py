@@ -10,9 +10,9 @@ import onnx_ir as ir
 from graphopt.data.feeds import Feed, input_specs
 from graphopt.ir import constant_tensor, label, measure
 from graphopt.progress import Progress
+from graphopt.reconstruction import needed_from, stretch
 from graphopt.runtime.session import Session
 from graphopt.runtime.tap import observed_shapes
-from graphopt_passes.prune_channels.stream import needed_from, stretch
 from graphopt_passes.quantize.judge import Judge
 from graphopt_passes.quantize.quantizer import Quantizer, key_of
 

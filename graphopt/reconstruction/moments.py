@@ -54,14 +54,24 @@ class Moments:
         """The bias [groups, outputs] that makes the mean of X W + bias that of Y."""
         return np.asarray((self.y - _times(self.x, weight)) / max(self.rows, 1))
 
-    def solve(self, weight: Array, *, centred: bool) -> Array:
+    def solve(self, weight: Array, *, centred: bool, ridge: float = RIDGE) -> Array:
         """The W that minimizes |Y - X W|^2 + lambda |W - weight|^2.
-
-        lambda is `RIDGE` times the mean over the inputs of the diagonal of X'X, per group.
 
         Args:
             weight: [groups, inputs, outputs].
             centred: whether a bias takes care of the means.
+            ridge: lambda, relative to the mean over the inputs of the diagonal of X'X, per group.
+        """
+        return self.quadratic(weight, centred=centred, ridge=ridge)[1]
+
+    def quadratic(
+        self, weight: Array, *, centred: bool, ridge: float = RIDGE
+    ) -> tuple[Array, Array]:
+        """What `solve` minimizes, as a quadratic function: up to a constant it is |W - S|_H^2.
+
+        Returns:
+            H = X'X + lambda [groups, inputs, inputs], positive definite, and the solution S
+            [groups, inputs, outputs].
         """
         assert self.xx is not None
         assert self.xy is not None
@@ -70,11 +80,11 @@ class Moments:
             xx = xx - self.x[:, :, None] * self.x[:, None, :] / max(self.rows, 1)
             xy = xy - self.x[:, :, None] * self.y[:, None, :] / max(self.rows, 1)
         inputs = xx.shape[1]
-        diagonal = np.einsum("gii->gi", xx)
-        ridge = RIDGE * diagonal.mean(axis=1)
+        strength = ridge * np.einsum("gii->gi", xx).mean(axis=1)
         # A group that reads nothing but constants has nothing to solve: it keeps its weight.
-        ridge = np.where(ridge > 0, ridge, 1.0)[:, None, None]
-        return np.asarray(np.linalg.solve(xx + ridge * np.eye(inputs), xy + ridge * weight))
+        strength = np.where(strength > 0, strength, 1.0)[:, None, None]
+        hessian = xx + strength * np.eye(inputs)
+        return hessian, np.asarray(np.linalg.solve(hessian, xy + strength * weight))
 
     def error(self, weight: Array, bias: Array) -> float:
         """The sum of |Y - X W - bias|^2 over all rows."""

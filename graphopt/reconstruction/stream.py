@@ -7,13 +7,14 @@ where it did not is run again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.data.feeds import Feed, InputSpec, Samples, batches
-from graphopt.ir import constant_tensor, subgraphs
+from graphopt.data.feeds import Feed
+from graphopt.ir import is_standard, subgraphs
 from graphopt.runtime.session import Session
 
 
@@ -23,23 +24,18 @@ class Stream:
     def __init__(
         self,
         model: ir.Model,
-        samples: Samples,
-        specs: tuple[InputSpec, ...],
+        feeds: Callable[[], Iterator[Feed]],
         *,
-        batch: int,
-        limit: int,
         budget: int,
     ) -> None:
         """Starts before the first node.
 
         Args:
+            feeds: gives the batches of samples, the same ones each time.
             budget: bytes that may be held between two calls.
         """
         self._model = model
-        self._samples = samples
-        self._specs = specs
-        self._batch = batch
-        self._limit = limit
+        self._feeds = feeds
         self._budget = budget
         self._held: list[Feed] | None = None
 
@@ -51,26 +47,59 @@ class Stream:
             name: an input of `node`, or (after) an output.
             after: whether `node` itself has run then.
         """
-        names = sorted({*needed_from(self._model, node, after), name})
-        if self._held is None or any(key not in self._held[0] for key in names):
-            held = self._hold(names)
-            if held is None:
-                for feed in self._run([name]):
-                    yield feed[name]
-                return
-            self._held = held
-        self._held = [{key: feed[key] for key in names} for feed in self._held]
+        if not self._move(sorted({*needed_from(self._model, node, after), name})):
+            for feed in self._run([name]):
+                yield feed[name]
+            return
+        assert self._held is not None
         for feed in self._held:
             yield feed[name]
 
+    def pass_to(self, node: ir.Node) -> bool:
+        """Moves to right before `node`; False if what is needed from there on cannot be held."""
+        return self._move(sorted(needed_from(self._model, node, after=False)))
+
+    def ahead(
+        self, names: Sequence[str], free: Sequence[str] = ()
+    ) -> Callable[[int, Feed], Feed] | None:
+        """A function that computes values further on, from where the stream is, for one batch.
+
+        Args:
+            names: values that are computed behind here.
+            free: initializers that the function is given anew each time, as its second argument;
+                the first is the number of the batch.
+
+        Returns:
+            The function, or None if nothing is held: then it would have to start from the inputs.
+        """
+        held = self._held
+        if held is None:
+            return None
+        session = Session(stretch(self._model, [*held[0], *free], list(names), self._types()))
+
+        def run(number: int, given: Feed) -> Feed:
+            feed = {**held[number], **given}
+            return session.run({name: feed[name] for name in session.inputs})
+
+        return run
+
+    def _move(self, names: list[str]) -> bool:
+        """Holds the values `names`, and no others; whether they fit."""
+        if self._held is None or any(key not in self._held[0] for key in names):
+            held = self._hold(names)
+            if held is None:
+                return False
+            self._held = held
+        self._held = [{key: feed[key] for key in names} for feed in self._held]
+        return True
+
     def _hold(self, names: Sequence[str]) -> list[Feed] | None:
         """The values `names` for all batches, or None if they cannot be held."""
-        values = ir.convenience.create_value_mapping(self._model.graph)
-        if not all(isinstance(values[name].type, ir.TensorType) for name in names):
-            return None
         held: list[Feed] = []
         size = 0
         for feed in self._run(names):
+            if not all(isinstance(value, np.ndarray) for value in feed.values()):
+                return None
             size += sum(array.nbytes for array in feed.values())
             if size > self._budget:
                 return None
@@ -81,24 +110,29 @@ class Stream:
         inputs = [str(value.name) for value in self._model.graph.inputs]
         known = list(self._held[0]) if self._held else inputs
         wanted = [name for name in names if name not in known]
-        session = Session(stretch(self._model, known, wanted)) if wanted else None
+        session = Session(stretch(self._model, known, wanted, self._types())) if wanted else None
         for feed in self._source():
             computed = {}
             if session is not None:
                 computed = session.run({name: feed[name] for name in session.inputs})
             yield {name: computed[name] if name in computed else feed[name] for name in names}
 
+    def _types(self) -> dict[str, ir.TypeProtocol]:
+        held = self._held[0] if self._held else {}
+        return {
+            name: ir.TensorType(ir.DataType.from_numpy(array.dtype)) for name, array in held.items()
+        }
+
     def _source(self) -> Iterator[Feed]:
         if self._held is not None:
             yield from self._held
             return
-        for feed, _ in batches(self._samples, self._specs, self._batch, self._limit):
-            yield feed
+        yield from self._feeds()
 
 
 def needed_from(model: ir.Model, node: ir.Node, after: bool) -> set[str]:
     """What is computed (or fed) before `node`, or up to it, and read later."""
-    before = {value.name for value in model.graph.inputs}
+    before: set[str | None] = {value.name for value in model.graph.inputs}
     passed = False
     needed: set[str] = set()
     for other in model.graph:
@@ -106,9 +140,23 @@ def needed_from(model: ir.Model, node: ir.Node, after: bool) -> set[str]:
         if passed:
             needed |= {str(name) for name in _reads(other) if name in before}
         else:
-            before |= {value.name for value in other.outputs if constant_tensor(value) is None}
+            if not _is_fixed(other, before):
+                before |= {value.name for value in other.outputs}
         passed = passed or other is node
     return needed
+
+
+def _is_fixed(node: ir.Node, varying: set[str | None]) -> bool:
+    """Whether `node` gives the same for each batch: a weight, perhaps in other words.
+
+    It is not held but computed again where it is read, for weights may change.
+    """
+    if is_standard(node, "Constant"):
+        return True
+    return is_standard(node, *_REWORDING) and not any(v.name in varying for v in node.inputs if v)
+
+
+_REWORDING = ("Cast", "DequantizeLinear", "Gather", "Reshape", "Transpose")
 
 
 def _reads(node: ir.Node) -> Iterator[str | None]:
@@ -119,8 +167,17 @@ def _reads(node: ir.Node) -> Iterator[str | None]:
             yield from _reads(inner)
 
 
-def stretch(model: ir.Model, known: list[str], wanted: list[str]) -> ir.Model:
-    """A copy of `model` (sharing weights) from the values `known` to the values `wanted`."""
+def stretch(
+    model: ir.Model,
+    known: list[str],
+    wanted: list[str],
+    types: Mapping[str, ir.TypeProtocol] = MappingProxyType({}),
+) -> ir.Model:
+    """A copy of `model` (sharing weights) from the values `known` to the values `wanted`.
+
+    Args:
+        types: those of known values; of others, what the model states.
+    """
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     copy = model.clone()
@@ -131,7 +188,7 @@ def stretch(model: ir.Model, known: list[str], wanted: list[str]) -> ir.Model:
         if old.is_graph_input():
             continue
         old.name = f"{name} (computed)"
-        given = ir.Value(name=name, type=old.type)
+        given = ir.Value(name=name, type=types.get(name, old.type))
         old.replace_all_uses_with(given, replace_graph_outputs=True)
         graph.inputs.append(given)
         values[name] = given
