@@ -160,3 +160,32 @@ def test_a_small_layer_alone_between_float_nodes_stays_float(name: str) -> None:
     if not quantized:
         assert found["c"].startswith("alone between float nodes")
         assert left(net(text, **weights), islands=True) == {}
+
+
+SQUEEZE = (
+    f"d = {CONV}(x, w) p = {{pool}} (d) r = Conv (p, k) {{activation}} e = Conv (s, l) "
+    "g = Sigmoid (e) y = Mul (d, g)"
+)
+SILU = "t = Sigmoid (r) s = Mul (r, t)"
+
+
+@pytest.mark.parametrize(
+    ("channels", "pool", "activation", "floating"),
+    [
+        (4, "GlobalAveragePool", "s = Relu (r)", {"r", "e"}),
+        (2, "ReduceMean <axes=[2, 3]>", SILU, {"r", "e"}),
+        (5, "GlobalAveragePool", "s = Relu (r)", set()),
+        (4, "MaxPool <kernel_shape=[2, 2]>", "s = Relu (r)", set()),
+    ],
+)
+def test_a_narrow_squeeze_stays_float(
+    channels: int, pool: str, activation: str, floating: set[str]
+) -> None:
+    text = SQUEEZE.format(pool=pool, activation=activation)
+    if pool.startswith("MaxPool"):
+        text = text.replace("Mul (d, g)", "Relu (g)")
+    weights = {"w": W, "k": (channels, W[0], 1, 1), "l": (W[0], channels, 1, 1)}
+    found = left(net(text, **weights), islands=False)
+    assert set(found) == floating
+    assert all(reason.startswith("squeezes what is pooled") for reason in found.values())
+    assert left(net(text, **weights), islands=True) == {}

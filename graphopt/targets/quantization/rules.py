@@ -98,6 +98,8 @@ class QuantizationRules:
             has that reuse.
         first_products: a layer without an integer layer above it stays float if it sums fewer
             products than this for a number: a pair is needed on one side of it in any case.
+        narrow_squeeze: pool -> Conv -> activation -> Conv with at most so many channels between
+            the Convs is computed in float whatever its pairs.
     """
 
     numbers: Numbers
@@ -118,3 +120,4 @@ class QuantizationRules:
     island_reuse: float = 0
     grouped_alone: bool = True
     first_products: int = 0
+    narrow_squeeze: int = 0

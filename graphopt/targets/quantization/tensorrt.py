@@ -88,6 +88,8 @@ _RULES = QuantizationRules(
     ),
     # Fewer output channels than half of what fills a tensor core (16), and no taps to reuse.
     island_reuse=8,
+    # M: with 2, 3 and 4 channels and a batch of 1 both Convs are float; 5 and more are int8.
+    narrow_squeeze=4,
 )
 
 # R, and M: with 49 taps it computes in fp32.

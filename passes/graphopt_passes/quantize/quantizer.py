@@ -25,6 +25,7 @@ from graphopt_passes.quantize.islands import islands
 from graphopt_passes.quantize.placement import Placement, place, reachable
 from graphopt_passes.quantize.rewrite import write_data, write_weights
 from graphopt_passes.quantize.selection import select
+from graphopt_passes.quantize.squeezes import NARROW, narrow_squeezes
 from graphopt_passes.quantize.weights import QuantizedWeight
 
 if TYPE_CHECKING:
@@ -108,7 +109,10 @@ class Quantizer:
         if not options.islands:
             candidates, _ = self._survey(self.model)
             excluded_nodes = _named(self.model, self._excluded)
-            found = islands(self.model, candidates, self.rules, excluded_nodes)
+            found = [(squeeze, NARROW) for squeeze in narrow_squeezes(candidates, self.rules)]
+            narrow = {squeeze.node for squeeze, _ in found}
+            kept = [c for c in candidates if c.node not in narrow]
+            found += islands(self.model, kept, self.rules, excluded_nodes)
             self._left |= {key_of(candidate.node): reason for candidate, reason in found}
 
     def _survey(
