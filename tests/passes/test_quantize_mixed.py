@@ -87,7 +87,7 @@ def test_the_figure_of_a_layer_is_that_of_a_model_with_it_alone(layer: str) -> N
     model = spoilt_net()
     feed = spoilt_data(model)
     others = tuple(name for name in ("a", "c", "e", "y") if name != layer)
-    alone = quantize(model, fitted(feed), exclude=others, islands=True).model
+    alone = quantize(model, fitted(feed), exclude=others, islands=True, equalize=False).model
     assert quantized_nodes(alone) == {layer}
     expected = sqnr(model, alone, held_out(feed))
     assert rows(everywhere())[layer]["sqnr_db"] == pytest.approx(expected, abs=1e-4)
@@ -97,14 +97,14 @@ def test_the_table_of_a_trained_net() -> None:
     model = graphopt.optimize(FIXTURES / "resnet.onnx", "lossless", verify="off").model
     with np.load(FIXTURES / "calib.npz") as file:
         feed = {"image": file["image"][:COUNT]}
-    result = quantize(model, feed, sensitivity=True)
+    result = quantize(model, feed, sensitivity=True, equalize=False)
     assert result.unmet is None
     table = result.details["sensitivity"]
     assert table["samples"] == COUNT // PERIOD
     names = [row["node"] for row in table["layers"]]
     layer = names[4]
     others = tuple(name for name in names if name != layer)
-    alone = quantize(model, fitted(feed), exclude=others, islands=True).model
+    alone = quantize(model, fitted(feed), exclude=others, islands=True, equalize=False).model
     assert rows(result)[layer]["sqnr_db"] == pytest.approx(
         sqnr(model, alone, held_out(feed)), abs=1e-3
     )
@@ -140,13 +140,14 @@ def test_a_run_from_the_layer_on_has_the_bits_of_a_whole_run(
     feed = data(model, count=COUNT)
     monkeypatch.setattr(sensitivity, "HELD_BYTES", held)
     found = {
-        name: row["sqnr_db"] for name, row in rows(quantize(model, feed, sensitivity=True)).items()
+        name: row["sqnr_db"]
+        for name, row in rows(quantize(model, feed, sensitivity=True, equalize=False)).items()
     }
     assert set(found) == {"p", "q", "r", "s", "n"}
     reference = runtime(model, held_out(feed))
     for layer in found:
         others = tuple(name for name in found if name != layer)
-        alone = quantize(model, fitted(feed), exclude=others, islands=True).model
+        alone = quantize(model, fitted(feed), exclude=others, islands=True, equalize=False).model
         outputs = runtime(alone, held_out(feed))
         worst = min(  # of `y` and `n`; `z` is no floating-point number
             decibels(reference[i], outputs[i]) if (reference[i] != outputs[i]).any() else np.inf

@@ -23,7 +23,7 @@ from graphopt_passes.quantize.recovery import evidence
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RECOVER = sys.modules["graphopt_passes.quantize.recovery.recover"]
-ALL = {"canonicalize": False, "islands": True}
+ALL = {"canonicalize": False, "equalize": False, "islands": True}
 Feed = dict[str, np.ndarray]
 
 

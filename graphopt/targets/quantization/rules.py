@@ -94,6 +94,8 @@ class QuantizationRules:
             as much in any type: integer layers on both sides of them are neighbours.
         island_reuse: a layer without an integer neighbour stays float if each element of its data
             enters fewer multiply-accumulates than this: the pair costs more than they save.
+        grouped_alone: whether a grouped Conv without an integer neighbour is worth its pair, if it
+            has that reuse.
         first_products: a layer without an integer layer above it stays float if it sums fewer
             products than this for a number: a pair is needed on one side of it in any case.
         narrow_squeeze: pool -> Conv -> activation -> Conv with at most so many channels between
@@ -116,5 +118,6 @@ class QuantizationRules:
     residual_branches: frozenset[str] = frozenset()
     epilogues: frozenset[str] = frozenset()
     island_reuse: float = 0
+    grouped_alone: bool = True
     first_products: int = 0
     narrow_squeeze: int = 0

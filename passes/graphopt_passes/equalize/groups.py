@@ -41,7 +41,18 @@ class Channels:
         self._found = Sweep(model, facts).run(rules_weights.RULES | rules_moves.RULES)
         self._numbers, self.count = _numbered(self._found)
         self.groups = _grouped(self._found, self._numbers)
-        self.slots = [slot for slot in self._found.slots if self._is_scaled(slot)]
+        used = [(slot, self._used(slot)) for slot in self._found.slots]
+        self._slots = [(slot, numbers) for slot, numbers in used if numbers]
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The constants that take up factors."""
+        return [slot for slot, _ in self._slots]
+
+    def slots_of(self, group: Group) -> list[Slot]:
+        """Those that take up factors of `group`."""
+        own = set(group.channels.tolist())
+        return [slot for slot, numbers in self._slots if not numbers.isdisjoint(own)]
 
     def of(self, value: ir.Value | None) -> NDArray[np.int64]:
         """The numbers of the channels of `value`, of its rank or (none can be scaled) rank 0."""
@@ -60,8 +71,9 @@ class Channels:
     def _factors(self, labels: Labels | None, factors: Factors) -> Factors:
         return np.asarray(factors[self.numbers(labels)])
 
-    def _is_scaled(self, slot: Slot) -> bool:
-        return any(self.numbers(labels).any() for labels in (slot.up, slot.down))
+    def _used(self, slot: Slot) -> frozenset[int]:
+        both = (np.unique(self.numbers(labels)) for labels in (slot.up, slot.down))
+        return frozenset(np.concatenate(list(both)).tolist()) - {0}
 
 
 def _numbered(found: Labelling) -> tuple[NDArray[np.int64], int]:
@@ -112,10 +124,7 @@ def rescale(model: ir.Model, channels: Channels, factors: Factors) -> bool:
 def keeps_bits(channels: Channels, group: Group, factors: Factors) -> bool:
     """Whether each constant that `group` goes into keeps all its bits: none becomes infinite, or
     so small that its type has fewer for it."""
-    for slot in channels.slots:
-        numbers = channels.numbers(slot.up), channels.numbers(slot.down)
-        if not any(np.isin(some, group.channels).any() for some in numbers):
-            continue
+    for slot in channels.slots_of(group):
         array = constant_array(slot.node.inputs[slot.index])
         factor = channels.up(slot, factors) / channels.down(slot, factors)
         if array is None or not np.array_equal(scaled(array, factor) / factor, array, True):

@@ -16,7 +16,7 @@ from graphopt.errors import GraphoptError
 from graphopt.progress import Progress
 from graphopt.runtime.tap import tap
 
-BUDGET_BYTES = 1 << 28
+BUDGET_BYTES = 1 << 26
 """What may be kept of all tensors together; at least one sample of each is."""
 
 

@@ -12,10 +12,11 @@ def conv(op: Op) -> Labels:
     outputs, inputs, *kernel = op.shape(1)
     rank, groups = len(kernel) + 2, op.attribute("group", 1)
     made = op.make(outputs, 1, rank)
-    read = np.broadcast_to(op.along(0, 1, rank), (inputs * groups,))
-    by_output = np.repeat(read.reshape(groups, inputs), outputs // groups, axis=0)
+    read = np.broadcast_to(op.along(0, 1, rank), (inputs * groups,)).reshape(groups, inputs)
+    if groups > 1:
+        read = np.repeat(read, outputs // groups, axis=0)
     plain = [1] * len(kernel)
-    op.scale(1, made.reshape(-1, 1, *plain), by_output.reshape(outputs, inputs, *plain))
+    op.scale(1, made.reshape(-1, 1, *plain), read.reshape(-1, inputs, *plain))
     _bias(op, 2, made.reshape(-1))
     return made
 
@@ -25,9 +26,11 @@ def conv_transpose(op: Op) -> Labels:
     rank, groups = len(kernel) + 2, op.attribute("group", 1)
     made = op.make(outputs * groups, 1, rank)
     read = np.broadcast_to(op.along(0, 1, rank), (inputs,))
-    by_input = np.repeat(made.reshape(groups, outputs), inputs // groups, axis=0)
+    up = made.reshape(groups, outputs)
+    if groups > 1:
+        up = np.repeat(up, inputs // groups, axis=0)
     plain = [1] * len(kernel)
-    op.scale(1, by_input.reshape(inputs, outputs, *plain), read.reshape(-1, 1, *plain))
+    op.scale(1, up.reshape(-1, outputs, *plain), read.reshape(-1, 1, *plain))
     _bias(op, 2, made.reshape(-1))
     return made
 

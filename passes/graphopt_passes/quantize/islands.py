@@ -43,7 +43,12 @@ def islands(
 
 
 def _is_small(candidate: Candidate, rules: QuantizationRules) -> bool:
-    return reuse(candidate) < rules.island_reuse or products(candidate) < rules.first_products
+    """Whether a layer may be left out, if what is around it says so too."""
+    return (
+        reuse(candidate) < rules.island_reuse
+        or products(candidate) < rules.first_products
+        or (_is_grouped(candidate) and not rules.grouped_alone)
+    )
 
 
 def _reason(
@@ -84,9 +89,13 @@ def products(candidate: Candidate) -> float:
     Such a Conv stands between others, and is as cheap in any type.
     """
     shape = candidate.tensor.shape.numpy()
-    if candidate.node.op_type == "Conv" and candidate.node.attributes.get_int("group", 1) > 1:
+    if _is_grouped(candidate):
         return math.inf
     return float(np.prod(shape) / max(shape[candidate.axis], 1))
+
+
+def _is_grouped(candidate: Candidate) -> bool:
+    return candidate.node.op_type == "Conv" and candidate.node.attributes.get_int("group", 1) > 1
 
 
 def _has_sibling(candidate: Candidate, integer: Collection[ir.Node], placement: Placement) -> bool:
