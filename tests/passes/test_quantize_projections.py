@@ -51,6 +51,11 @@ CUT = {
         {"s": [-1, 5, 3, 2, 2], **INDICES},
         3,
     ),
+    "heads of a Reshape that copies nothing": (
+        "p = MatMul(x, w) " + PICKED.replace("Reshape(", "Reshape<allowzero=1>(") + THREE,
+        {"s": [-1, 5, 3, 2, 2], **INDICES},
+        3,
+    ),
     "heads that are split": (
         "p = MatMul(x, w) " + HEADS + "q, k, v = Split<axis=0>(t, n) " + THREE,
         {"s": [0, 5, 3, 2, 2], "n": [1, 1, 1]},

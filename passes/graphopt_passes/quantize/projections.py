@@ -184,10 +184,10 @@ def _reshaped(
 ) -> Route | None:
     """The route through `reshape`, if `axis` is the outermost of those that the columns become."""
     dims = at.dims(reshape.outputs[0])
-    if dims is None or reshape.attributes.get_int("allowzero", 0) == 1:
-        return None
     shape = at.facts[reshape.inputs[1]].ints() or _copying(reshape, axis, at)
-    if shape is None:
+    if dims is None or shape is None:
+        return None
+    if 0 in shape and reshape.attributes.get_int("allowzero", 0) == 1:
         return None
     inner = [dim for dim in dims[axis:] if isinstance(dim, int)]
     known = len(inner) == len(dims) - axis and shape[axis] > 0 and 0 not in shape[axis:]
