@@ -16,21 +16,27 @@ from graphopt.runtime.session import Session
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 CALIBRATION = str(FIXTURES / "calib.npz")
 
-# By net and method: the least signal-to-noise ratio of the logits in dB, a little under what was
-# measured. TensorRT-friendly min-max of ONNX Runtime has 32 dB on a net like the first.
-MEASURED = {
+# The least signal-to-noise ratio of the logits in dB: 3 more than the best that a peer reaches on
+# the same samples in a graph that TensorRT takes (36.2, 30.1 and 34.9; docs/quantizing.md).
+LEAST = {"resnet": 39.2, "mobilenet": 33.1, "vit": 37.9}
+
+# The same of a method alone, without rescaling and recovery, a little under what was measured.
+PLAIN = "equalize=false,tune_ranges=false,round_weights=false,correct_bias=false"
+ALONE = {
     ("resnet", "minmax"): 29,
     ("resnet", "mse"): 37,
     ("mobilenet", "minmax"): 20,
+    ("mobilenet", "percentile"): 24,
     ("mobilenet", "mse"): 26,
-    ("vit", "mse"): 37,
+    ("mobilenet", "auto"): 26,
+    ("vit", "entropy"): 36,
 }
 
 
 @cache
 def evaluation() -> tuple[np.ndarray, np.ndarray]:
     with np.load(FIXTURES / "eval.npz") as file:
-        return file["image"][:1500], file["labels"][:1500]
+        return file["image"], file["labels"]
 
 
 def logits(model: graphopt.ir.Model) -> np.ndarray:
@@ -46,20 +52,32 @@ def fused(name: str) -> tuple[object, np.ndarray]:
     return model, logits(model)
 
 
-@pytest.mark.parametrize(("name", "method"), MEASURED)
-def test_int8_costs_less_than_a_point(name: str, method: str) -> None:
+def quantized(name: str, options: str) -> tuple[float, float]:
+    """By how many points top-1 falls, and the signal-to-noise ratio in dB."""
     model, before = fused(name)
-    passes = f"quantize{{method={method},samples=256}}"
+    passes = f"quantize{{samples=256{options}}}"
     after = logits(graphopt.optimize(model, passes, calibration=CALIBRATION, verify="off").model)
     _, labels = evaluation()
     hits = [float((output.argmax(1) == labels).mean() * 100) for output in (before, after)]
-    assert hits[0] - hits[1] <= 1.0
-    assert decibels(before, after) >= MEASURED[name, method]
+    return hits[0] - hits[1], decibels(before, after)
 
 
-# The products of two activations stay float. So does the fused projection of queries, keys and
-# values in a float32 model: TensorRT-RTX cuts its weight up, and dequantizes it for that.
-FLOAT = {"resnet": (), "mobilenet": (), "vit": ("MatMul", "MatMul_1", "qkv/MatMul")}
+@pytest.mark.parametrize("name", LEAST)
+def test_int8_costs_half_a_point_at_most(name: str) -> None:
+    drop, ratio = quantized(name, "")
+    assert drop <= 0.5
+    assert ratio >= LEAST[name]
+
+
+@pytest.mark.parametrize(("name", "method"), ALONE)
+def test_each_method_alone(name: str, method: str) -> None:
+    drop, ratio = quantized(name, f",method={method},{PLAIN}")
+    assert drop <= 1.0
+    assert ratio >= ALONE[name, method]
+
+
+# The products of two activations stay float.
+FLOAT = {"resnet": (), "mobilenet": (), "vit": ("MatMul", "MatMul_1")}
 
 
 @pytest.mark.skipif(
