@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.ir.query import all_graphs, nodes_of, subgraphs
+from graphopt.ir.query import all_graphs, dims_of, nodes_of, subgraphs
 
 # The first IR version in which an initializer need not be a graph input as well.
 INITIALIZERS_WITHOUT_INPUTS = 4
@@ -47,7 +47,7 @@ def add_initializer(graph: ir.Graph, name: str, data: np.ndarray | ir.TensorProt
     tensor = ir.Tensor(data, name=name) if isinstance(data, np.ndarray) else _named(data, name)
     value = ir.Value(
         name=name,
-        shape=ir.Shape(tensor.shape.numpy()),
+        shape=ir.Shape(dims_of(tensor)),
         type=ir.TensorType(tensor.dtype),
         const_value=tensor,
     )

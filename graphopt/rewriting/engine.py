@@ -41,7 +41,12 @@ class _Engine:
         self.counts: Counter[str] = Counter()
         self._declined: dict[tuple[Rule, ir.Node], str] = {}
         self._model = model
-        self._queue = deque(node for node in context.analyses.nodes(model) if self._has_rules(node))
+        operators = self._rules.keys()
+        self._queue = deque(
+            node
+            for node in context.analyses.nodes(model)
+            if node.op_type in operators and node.domain in DEFAULT_DOMAINS
+        )
         self._queued = set(self._queue)
         self._left = MAX_REWRITES_PER_NODE * (len(self._queue) + 20)
         self._at = Rewriter(model, context, self._touch)
