@@ -66,7 +66,7 @@ def measure(
     look_up = _Shapes(facts or Facts(model), shapes or {})
     nodes = list(nodes_of(model))
     has_inner = len(nodes) > len(model.graph)
-    constants = _constants(all_graphs(model) if has_inner else [model.graph])
+    constants = _constants(all_graphs(model))
     rows = [_node_cost(node, look_up, constants) for node in model.graph]
     elsewhere = [node for node in nodes if node.graph is not model.graph] if has_inner else []
     weights = {id(tensor): (value, tensor) for value, tensor in constants.items()}.values()
