@@ -58,8 +58,10 @@ class _Engine:
             for operator in rule.operators:
                 if operator not in replaced:
                     self._rules.setdefault(operator, []).append(rule)
-        if not operators.isdisjoint(self._rules):
-            for node in nodes:
+        if operators.isdisjoint(self._rules):
+            return
+        for node in nodes:
+            if node.op_type in self._rules:  # first, since most are not
                 self._touch(node)
 
     def _has_rules(self, node: ir.Node) -> bool:
