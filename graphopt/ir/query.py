@@ -111,7 +111,7 @@ def _attribute_tensor(name: str, attribute: ir.Attr) -> ir.TensorProtocol | None
 
 def dims_of(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     """The shape of `tensor`, of which onnx_ir asks each time whether it is all numbers."""
-    return tuple(tensor.shape)  # type: ignore[arg-type]  # a tensor's is
+    return tensor.shape.dims  # type: ignore[return-value]  # a tensor's is
 
 
 def constant_array(value: ir.Value | None) -> np.ndarray | None:
