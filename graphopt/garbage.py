@@ -6,6 +6,10 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# So many objects more than are freed, and the young ones are looked through: a pass makes thousands
+# that stay, and would be interrupted for each 700 of them.
+_YOUNG_OBJECTS = 5000
+
 
 @contextmanager
 def collecting_only_new() -> Iterator[None]:
@@ -20,8 +24,12 @@ def collecting_only_new() -> Iterator[None]:
     if gc.get_freeze_count():
         yield
         return
+    young, *older = gc.get_threshold()
     gc.freeze()
+    if young:  # 0 if it is switched off
+        gc.set_threshold(max(young, _YOUNG_OBJECTS), *older)
     try:
         yield
     finally:
+        gc.set_threshold(young, *older)
         gc.unfreeze()

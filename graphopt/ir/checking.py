@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
+from graphopt.ir.external import is_external
 from graphopt.ir.query import DEFAULT_DOMAINS, default_opset
 from graphopt.ir.views import model_view, node_view, value_view, with_parts
 from graphopt.ir.weights import WITHOUT_BYTES, Span, may_be_shape
@@ -107,7 +108,7 @@ def _is_large(tensor: ir.TensorProtocol) -> bool:
 
 def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
     """A copy of external data, since a reference to it means nothing to the checker."""
-    if not isinstance(tensor, ir.ExternalTensor):
+    if not is_external(tensor):
         return None
     return ir.tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -13,7 +14,6 @@ from graphopt.ir.query import (
     DEFAULT_DOMAINS,
     all_graphs,
     constant_tensor,
-    count_nodes,
     default_opset,
     is_standard,
     nodes_of,
@@ -23,8 +23,7 @@ from graphopt.ir.query import (
 MacRule = Callable[[ir.Node, "_Shapes"], "int | None"]
 
 
-@dataclass(frozen=True)
-class NodeCost:
+class NodeCost(NamedTuple):
     """The cost of one node. `macs` is None where a shape is not known."""
 
     name: str
@@ -65,28 +64,39 @@ def measure(
         facts: of `model`, if they are at hand.
     """
     look_up = _Shapes(facts or Facts(model), shapes or {})
-    rows: list[NodeCost] = []
-    for node in model.graph:
-        rule = _MACS.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
-        held = {id(t): t for v in node.inputs if (t := constant_tensor(v)) is not None}
-        rows.append(
-            NodeCost(
-                name=node.name or "",
-                op_type=node.op_type,
-                macs=rule(node, look_up) if rule else 0,
-                parameters=sum(tensor.size for tensor in held.values()),
-            )
-        )
-    constants = _constants(model)
+    nodes = list(nodes_of(model))
+    has_inner = len(nodes) > len(model.graph)
+    constants = _constants(all_graphs(model))
+    rows = [_node_cost(node, look_up, constants) for node in model.graph]
+    elsewhere = [node for node in nodes if node.graph is not model.graph] if has_inner else []
+    weights = {id(tensor): (value, tensor) for value, tensor in constants.items()}.values()
     return Cost(
-        nodes=count_nodes(model),
-        parameters=sum(tensor.size for tensor, is_parameter in constants if is_parameter),
-        weight_bytes=sum(tensor.nbytes for tensor, _ in constants),
+        nodes=len(nodes),
+        parameters=sum(t.size for value, t in weights if not _is_scale_or_zero_point(value)),
+        weight_bytes=sum(tensor.nbytes for _, tensor in weights),
         macs=sum(row.macs or 0 for row in rows),
-        unknown=(*(row.name for row in rows if row.macs is None), *_elsewhere(model)),
+        unknown=(
+            *(row.name for row in rows if row.macs is None),
+            *(node.name or "" for node in elsewhere if is_standard(node, *_MACS)),
+        ),
         opset=default_opset(model),
         per_node=tuple(rows),
     )
+
+
+_Constants = Mapping["ir.Value | None", ir.TensorProtocol]
+
+
+def _node_cost(node: ir.Node, shapes: _Shapes, constants: _Constants) -> NodeCost:
+    op_type = node.op_type
+    rule = _MACS.get(op_type) if node.domain in DEFAULT_DOMAINS else None
+    macs = rule(node, shapes) if rule else 0
+    held: dict[int, int] = {}
+    for value in node.inputs:
+        tensor = constants.get(value)
+        if tensor is not None and value is not None and not value.is_graph_input():
+            held[id(tensor)] = tensor.size
+    return NodeCost(node.name or "", op_type, macs, sum(held.values()))
 
 
 class _Shapes:
@@ -109,27 +119,23 @@ class _Shapes:
         return dim if isinstance(dim, int) else dim.number(self._one)
 
 
-def _elsewhere(model: ir.Model) -> Iterator[str]:
-    for node in nodes_of(model):
-        if is_standard(node, *_MACS) and node.graph is not model.graph:
-            yield node.name or ""
+def _constants(graphs: Sequence[ir.Graph]) -> dict[ir.Value | None, ir.TensorProtocol]:
+    """What the initializers, inputs' defaults included, and Constant nodes of `graphs` hold."""
+    found: dict[ir.Value | None, ir.TensorProtocol] = {}
+    for graph in graphs:
+        for value in graph.initializers.data.values():
+            if value.const_value is not None:
+                found[value] = value.const_value
+        for node in graph:
+            if node.op_type == "Constant" and node.domain in DEFAULT_DOMAINS:
+                tensor = constant_tensor(node.outputs[0])
+                if tensor is not None:
+                    found[node.outputs[0]] = tensor
+    return found
 
 
-def _constants(model: ir.Model) -> list[tuple[ir.TensorProtocol, bool]]:
-    """Every constant of `model` once, and whether it is a parameter."""
-    found: dict[int, tuple[ir.TensorProtocol, bool]] = {}
-    for graph in all_graphs(model):
-        values = list(graph.initializers.values())
-        values += [node.outputs[0] for node in graph if is_standard(node, "Constant")]
-        for value in values:
-            tensor = value.const_value if value.is_initializer() else constant_tensor(value)
-            if tensor is not None:
-                found[id(tensor)] = tensor, not _is_scale_or_zero_point(value)
-    return list(found.values())
-
-
-def _is_scale_or_zero_point(value: ir.Value) -> bool:
-    uses = value.uses()
+def _is_scale_or_zero_point(value: ir.Value | None) -> bool:
+    uses = value.uses() if value is not None else ()
     return bool(uses) and all(
         use.idx > 0 and is_standard(use.node, "QuantizeLinear", "DequantizeLinear") for use in uses
     )

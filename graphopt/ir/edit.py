@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.ir.query import all_graphs, nodes_of, subgraphs
+from graphopt.ir.query import all_graphs, dims_of, nodes_of, subgraphs
 
 # The first IR version in which an initializer need not be a graph input as well.
 INITIALIZERS_WITHOUT_INPUTS = 4
@@ -17,7 +15,7 @@ class Names:
     """Gives names that no value and no node of the model has. Make one per run of a pass."""
 
     def __init__(self, model: ir.Model) -> None:
-        self._taken = set(_names(model))
+        self._taken = _names(model)
 
     def fresh(self, base: str) -> str:
         """`base`, or `base_1`, `base_2`, ... if that is taken; the result is taken from now on."""
@@ -29,17 +27,17 @@ class Names:
         return name
 
 
-def _names(model: ir.Model) -> Iterator[str]:
+def _names(model: ir.Model) -> set[str | None]:
+    names: set[str | None] = {""}
     for graph in all_graphs(model):
-        for value in (*graph.inputs, *graph.initializers.values()):
-            yield value.name or ""
+        names.update([value.name for value in graph.inputs])
+        names.update([value.name for value in graph.initializers.data.values()])
     for function in model.functions.values():
-        for value in function.inputs:
-            yield value.name or ""
+        names.update([value.name for value in function.inputs])
     for node in nodes_of(model):
-        yield node.name or ""
-        for value in node.outputs:
-            yield value.name or ""
+        names.add(node.name)
+        names.update([value.name for value in node.outputs])
+    return names
 
 
 def add_initializer(graph: ir.Graph, name: str, data: np.ndarray | ir.TensorProtocol) -> ir.Value:
@@ -47,7 +45,7 @@ def add_initializer(graph: ir.Graph, name: str, data: np.ndarray | ir.TensorProt
     tensor = ir.Tensor(data, name=name) if isinstance(data, np.ndarray) else _named(data, name)
     value = ir.Value(
         name=name,
-        shape=ir.Shape(tensor.shape.numpy()),
+        shape=ir.Shape(dims_of(tensor)),
         type=ir.TensorType(tensor.dtype),
         const_value=tensor,
     )

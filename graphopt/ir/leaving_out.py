@@ -76,11 +76,11 @@ def put_back(graph: ir.Graph, skeleton: Skeleton | None) -> None:
 
     Those that have theirs are exchanged too, for tensors that are quicker to ask.
     """
-    for value in graph.initializers.values():
+    for value in graph.initializers.data.values():
         if value.const_value is not None:
             value.const_value = _whole(value.const_value, skeleton)
     for node in graph:
-        attribute = node.attributes.get("value") if node.op_type == "Constant" else None
+        attribute = node.attributes.data.get("value") if node.op_type == "Constant" else None
         if attribute is None or attribute.type != ir.AttributeType.TENSOR:
             continue
         tensor = _whole(attribute.value, skeleton)
@@ -91,7 +91,7 @@ def put_back(graph: ir.Graph, skeleton: Skeleton | None) -> None:
 
 
 def _whole(tensor: ir.TensorProtocol, skeleton: Skeleton | None) -> ir.TensorProtocol:
-    if not isinstance(tensor, ir.serde.TensorProtoTensor):
+    if type(tensor) is not ir.serde.TensorProtoTensor:
         return tensor
     if tensor.raw.data_type not in _DATA_TYPES:  # told of where it is used
         return tensor

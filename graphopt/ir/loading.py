@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -57,12 +58,13 @@ def load(source: ModelSource) -> ir.Model:
     )
 
 
-def sha256(source: ModelSource, model: ir.Model) -> str:
+def sha256(source: ModelSource, model: ir.Model, files: Sequence[Path] | None = None) -> str:
     """The SHA-256 of a model: of its file, then of its external data files in order of name.
 
     Args:
         source: what `model` was loaded from. What is not a file is hashed as it is serialized.
         model: the loaded model, before any change.
+        files: its `model_files`, if they are at hand.
     """
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
@@ -72,7 +74,7 @@ def sha256(source: ModelSource, model: ir.Model) -> str:
             digest.update(chunk)
         return digest.hexdigest()
     buffer = memoryview(bytearray(_HASH_BYTES))
-    for file in model_files(Path(source), model):
+    for file in files or model_files(Path(source), model):
         with file.open("rb", buffering=0) as stream:
             while count := stream.readinto(buffer):
                 digest.update(buffer[:count])
@@ -138,8 +140,7 @@ def _from_proto(
         cause = error.__cause__ or error
         raise GraphoptError(f"is not a valid ONNX model: {cause}", where=where) from None
     put_back(model.graph, skeleton)
-    if base_dir is not None:
-        read_from(model, base_dir)
+    if base_dir is not None and read_from(model, base_dir):
         _require_external_data(model, where)
         read_anew(model)
     return model

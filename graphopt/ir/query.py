@@ -27,7 +27,7 @@ def walk(graph: ir.Graph | ir.Function) -> Iterator[ir.Node]:
     """
     for node in graph:
         yield node
-        for attribute in node.attributes.data.values():  # a UserDict, whose own methods are slow
+        for attribute in node.attributes.data.values():
             if attribute.type in _GRAPHS:
                 for inner in subgraphs(node):
                     yield from walk(inner)
@@ -80,9 +80,10 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     if node is None:
         held = value.is_initializer() and not value.is_graph_input()
         return value.const_value if held else None
-    if not is_standard(node, "Constant") or len(node.attributes) != 1:
+    if node.op_type != "Constant" or node.domain not in DEFAULT_DOMAINS:
         return None
-    return _attribute_tensor(*next(iter(node.attributes.items())))
+    attributes = node.attributes.data  # a UserDict, whose own methods are slow
+    return _attribute_tensor(*next(iter(attributes.items()))) if len(attributes) == 1 else None
 
 
 def _attribute_tensor(name: str, attribute: ir.Attr) -> ir.TensorProtocol | None:
@@ -110,7 +111,7 @@ def _attribute_tensor(name: str, attribute: ir.Attr) -> ir.TensorProtocol | None
 
 def dims_of(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     """The shape of `tensor`, of which onnx_ir asks each time whether it is all numbers."""
-    return tuple(tensor.shape)  # type: ignore[arg-type]  # a tensor's is
+    return tensor.shape.dims  # type: ignore[return-value]  # a tensor's is
 
 
 def constant_array(value: ir.Value | None) -> np.ndarray | None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +14,7 @@ from typing import BinaryIO
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
-from graphopt.ir.external import external_tensors, weight_bytes
+from graphopt.ir.external import initializer_tensors, is_external
 from graphopt.ir.serialized import serialize, write_tensor
 from graphopt.ir.weights import WITHOUT_BYTES, DataFileTensor, may_be_shape
 from graphopt.ir.wire import LARGEST_MESSAGE_BYTES
@@ -42,18 +42,18 @@ def save(
         GraphoptError: if the folder does not exist, cannot be written, or the disk is full.
     """
     path = writable_path(path)
-    size = weight_bytes(model)
+    weights = list(initializer_tensors(model))
+    outside = list(filter(is_external, weights))
+    size = sum(tensor.nbytes for tensor in weights)
     if external_data is None:
-        external_data = (
-            size > EMBEDDED_LIMIT_BYTES or next(external_tensors(model), None) is not None
-        )
+        external_data = size > EMBEDDED_LIMIT_BYTES or bool(outside)
     if not external_data and size > EMBEDDED_LIMIT_BYTES:
         raise GraphoptError(
             f"{size:,} bytes of weights do not fit into one ONNX file",
             where=str(path),
             fix="write external data",
         )
-    _hold_before_replacing(model, path)
+    _hold_before_replacing(outside, path)
     with writing(path) as folder:
         data = _DataFile(f"{path.name}.data")
         content = serialize(model, data.put if external_data else None)
@@ -176,11 +176,11 @@ def _move(files: list[Path], path: Path) -> None:
         raise
 
 
-def _hold_before_replacing(model: ir.Model, path: Path) -> None:
-    """Opens what `model` reads from files that are about to be replaced: it stays readable."""
+def _hold_before_replacing(tensors: Iterable[ir.ExternalTensor], path: Path) -> None:
+    """Opens those of `tensors` whose files are about to be replaced: they stay readable."""
     targets = {path.resolve(), path.with_name(f"{path.name}.data").resolve()}
     resolved: dict[Path, Path] = {}
-    for tensor in external_tensors(model):
+    for tensor in tensors:
         file = tensor.span.file.path if isinstance(tensor, DataFileTensor) else Path(tensor.path)
         if file not in resolved:
             resolved[file] = file.resolve()

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from graphopt.errors import GraphoptError
+from graphopt.ir.external import is_external
 from graphopt.ir.leaving_out import LARGE_TENSOR_BYTES
 from graphopt.ir.views import Replace, TensorView, graph_view, model_view
 from graphopt.ir.weights import WITHOUT_BYTES, DataFileTensor, FileTensor
@@ -92,7 +93,7 @@ class _Marks:
         """`tensor` with a mark for its data; None if it is small, or its data is not raw."""
         if tensor.dtype in WITHOUT_BYTES:
             return None
-        if tensor.nbytes < LARGE_TENSOR_BYTES and not isinstance(tensor, ir.ExternalTensor):
+        if tensor.nbytes < LARGE_TENSOR_BYTES and not is_external(tensor):
             return None
         mark = self._mark + len(self._tensors).to_bytes(_INDEX_BYTES, "little")
         if isinstance(tensor, ir.serde.TensorProtoTensor):
@@ -184,7 +185,7 @@ def _is_unread(tensor: ir.TensorProtocol) -> TypeGuard[ir.ExternalTensor]:
 
     Not if it was read before: it shows that content, and the file may have been replaced since.
     """
-    if not isinstance(tensor, ir.ExternalTensor) or tensor.raw is not None:
+    if not is_external(tensor) or tensor.raw is not None:
         return False
     return tensor.length in (None, 0, tensor.nbytes)  # onnx_ir copies what the file states
 

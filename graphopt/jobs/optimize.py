@@ -122,7 +122,8 @@ def optimize(
         instruments.append(verifier)
     if dump is not None:
         instruments.append(Dump(Path(dump)))
-    digest = sha256(source, model)
+    files = model_files(Path(source), model) if isinstance(source, (str, os.PathLike)) else []
+    digest = sha256(source, model, files)
     before = _figures(model, probes, context)  # first, so that a bad evaluation is told at once
     own = not isinstance(source, ir.Model) and not latency  # nobody else needs the original
     reload = (lambda: load(source)) if own else None
@@ -145,8 +146,7 @@ def optimize(
             )
         except GraphoptError as error:
             warnings += (f"latency was not measured: {error}",)
-    if isinstance(source, (str, os.PathLike)):
-        files = model_files(Path(source), model)
+    if files:
         before = replace(before, file_bytes=sum(file.stat().st_size for file in files))
     report = Report(
         source=str(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__,

@@ -104,6 +104,7 @@ class Analyses:
         self._model: ir.Model | None = None
         self._facts: Facts | None = None
         self._nodes: list[ir.Node] | None = None
+        self._operators: frozenset[str] | None = None
 
     def facts(self, model: ir.Model) -> Facts:
         """What is certain about the values of `model`; see `graphopt.ir.facts`."""
@@ -123,15 +124,22 @@ class Analyses:
             self._nodes = list(nodes_of(model))
         return self._nodes
 
+    def operators(self, model: ir.Model) -> frozenset[str]:
+        """The operators of the nodes of `model`, of whatever domain."""
+        nodes = self.nodes(model)
+        if self._operators is None:
+            self._operators = frozenset([node.op_type for node in nodes])
+        return self._operators
+
     def changed(self, *, keeps_facts: bool) -> None:
         """A pass has changed the model; whether all facts still hold."""
-        self._nodes = None
+        self._nodes = self._operators = None
         if not keeps_facts:
             self._facts = None
 
     def _turn_to(self, model: ir.Model) -> None:
         if self._model is not model:
-            self._model, self._facts, self._nodes = model, None, None
+            self._model, self._facts, self._nodes, self._operators = model, None, None, None
 
 
 @dataclass(frozen=True)

@@ -32,19 +32,37 @@ def rewrite(model: ir.Model, context: PassContext, rules: Sequence[Rule]) -> Pas
 
 class _Engine:
     def __init__(self, model: ir.Model, context: PassContext, rules: Sequence[Rule]) -> None:
-        replaced = replaced_operators(model)
+        self._all_rules = rules
         self._rules: dict[str, list[Rule]] = {}
-        for rule in rules:
-            for operator in rule.operators:
-                if operator not in replaced:
-                    self._rules.setdefault(operator, []).append(rule)
         self.counts: Counter[str] = Counter()
         self._declined: dict[tuple[Rule, ir.Node], str] = {}
         self._model = model
-        self._queue = deque(node for node in context.analyses.nodes(model) if self._has_rules(node))
-        self._queued = set(self._queue)
-        self._left = MAX_REWRITES_PER_NODE * (len(self._queue) + 20)
+        self._queue: deque[ir.Node] = deque()
+        self._queued: set[ir.Node] = set()
+        nodes = context.analyses.nodes(model)
+        self._search(nodes, context.analyses.operators(model))
+        self._left = MAX_REWRITES_PER_NODE * (len(nodes) + 20)
         self._at = Rewriter(model, context, self._touch)
+
+    def _search(self, nodes: Sequence[ir.Node], operators: frozenset[str]) -> None:
+        """Queues those of `nodes`, all of the model, that rules which can match start at.
+
+        Args:
+            operators: those of `nodes`.
+        """
+        replaced = replaced_operators(self._model)
+        self._rules = {}
+        for rule in self._all_rules:
+            if rule.needs and operators.isdisjoint(rule.needs):
+                continue
+            for operator in rule.operators:
+                if operator not in replaced:
+                    self._rules.setdefault(operator, []).append(rule)
+        if operators.isdisjoint(self._rules):
+            return
+        for node in nodes:
+            if node.op_type in self._rules:  # first, since most are not
+                self._touch(node)
 
     def _has_rules(self, node: ir.Node) -> bool:
         return node.op_type in self._rules and node.domain in DEFAULT_DOMAINS
@@ -65,8 +83,8 @@ class _Engine:
         while self.counts.total() > done:
             done = self.counts.total()
             self._at.renew_facts()
-            for node in nodes_of(self._model):
-                self._touch(node)
+            nodes = list(nodes_of(self._model))
+            self._search(nodes, frozenset([node.op_type for node in nodes]))
             self._drain()
 
     def _drain(self) -> None:

@@ -70,6 +70,8 @@ class Questions:
     def producer(self, value: ir.Value | None, *op_types: str) -> ir.Node | None:
         """The node that makes `value`, if it is one of `op_types`, wherever else it is used."""
         node = None if value is None else value.producer()
+        if node is None or node.op_type not in op_types:  # what most are not
+            return None
         return node if self.is_op(node, *op_types) else None
 
     def before(self, node: ir.Node, index: int, *op_types: str) -> ir.Node | None:

@@ -34,3 +34,6 @@ class Rule:
     """In kebab-case; what the report counts."""
     operators: tuple[str, ...]
     apply: Callable[[ir.Node, Rewriter], bool]
+    needs: tuple[str, ...] = ()
+    """Operators of which every match holds one: a model without any is not searched. Not such as
+    other rules of the same pass make. () if there are none to name."""

@@ -42,6 +42,24 @@ def double_neg(node: ir.Node, at: Rewriter) -> bool:
     return source is not None and at.replace(node.outputs[0], source)
 
 
+@pytest.mark.parametrize(("needs", "left"), [(("Exp", "Relu"), 0), (("Exp",), 2), ((), 0)])
+def test_a_model_without_what_a_rule_needs_is_not_searched(
+    needs: tuple[str, ...], left: int
+) -> None:
+    wanting = Rule(double_neg.name, double_neg.operators, double_neg.apply, needs)
+    assert operators(apply(chain(3), wanting)) == ["Neg"] * left + ["Relu"]
+
+
+def test_a_rule_is_searched_for_once_another_has_made_what_it_needs() -> None:
+    @rule("Relu")
+    def to_exp(node: ir.Node, at: Rewriter) -> bool:
+        at.become(node, "Exp", node.inputs)
+        return True
+
+    wanting = Rule(double_neg.name, double_neg.operators, double_neg.apply, ("Exp",))
+    assert operators(apply(chain(3), wanting, to_exp)) == ["Exp"]
+
+
 def chain(length: int) -> str:
     nodes = [f"v{i} = Neg (v{i - 1})" for i in range(1, length)]
     return (

@@ -230,6 +230,16 @@ def test_a_branch_uses_what_was_computed_before() -> None:
     assert outcome.agrees({"x": -X - 1})
 
 
+def test_each_branch_uses_the_constant_outside() -> None:
+    """What the first has found out by a closer look is not known in the second."""
+    constant = "Constant<value_floats = [1.0, 2.0, 3.0]>()"
+    text = f"o = {constant} x1 = Add(x, o) " + BRANCHES.replace("Exp(x)", "Exp(x1)")
+    inner = (f"b = {constant} u = Mul(a, b)", f"c = {constant} v = Div(a, c)")
+    outcome = merge(text % inner, held("zero", np.float32(0)))
+    assert outcome.all_operators["Constant"] == 1
+    assert outcome.agrees({"x": X})
+
+
 def test_branches_share_nothing_and_hand_nothing_out() -> None:
     outcome = merge(
         "n = ReduceSum<keepdims = 0>(x) p = Less(n, zero)"

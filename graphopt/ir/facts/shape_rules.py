@@ -43,6 +43,8 @@ def broadcast(shapes: Sequence[Dims | None]) -> Dims | None:
     known = [shape for shape in shapes if shape is not None]
     if len(known) != len(shapes):
         return None
+    if known and known.count(known[0]) == len(known):
+        return known[0]
     rank = max((len(shape) for shape in known), default=0)
     padded = [(1,) * (rank - len(shape)) + shape for shape in known]
     dims: list[Dim] = []
@@ -55,14 +57,15 @@ def broadcast(shapes: Sequence[Dims | None]) -> Dims | None:
 
 
 def _meet(column: Sequence[Dim]) -> Dim | None:
-    others = sorted({dim for dim in column if dim != 1}, key=str)
+    different = {dim for dim in column if dim != 1}
+    if len(different) <= 1:
+        return different.pop() if different else 1
+    others = sorted(different, key=str)
     numbers = [dim for dim in others if isinstance(dim, int)]
     if len(numbers) > 1:
         return None
     if numbers:
         return numbers[0]  # the symbols are 1 or the same at run time
-    if len(others) <= 1:
-        return others[0] if others else 1
     return symbol(f"broadcast({','.join(map(str, others))})")
 
 

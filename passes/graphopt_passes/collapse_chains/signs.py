@@ -87,8 +87,8 @@ def _product_of_negs(node: ir.Node, at: Rewriter) -> bool:
 RULES = (
     Rule("double-negation", ("Neg", "Not"), _undone),
     Rule("repeated-operator", tuple(_IDLE_AFTER), _repeated),
-    Rule("abs-of-neg", ("Abs",), _abs_of_neg),
-    Rule("where-of-not", ("Where",), _where_not),
-    Rule("sum-with-neg", ("Add", "Sub"), _sum_with_neg),
-    Rule("product-of-negs", ("Mul", "Div"), _product_of_negs),
+    Rule("abs-of-neg", ("Abs",), _abs_of_neg, ("Neg",)),
+    Rule("where-of-not", ("Where",), _where_not, ("Not",)),
+    Rule("sum-with-neg", ("Add", "Sub"), _sum_with_neg, ("Neg",)),
+    Rule("product-of-negs", ("Mul", "Div"), _product_of_negs, ("Neg",)),
 )

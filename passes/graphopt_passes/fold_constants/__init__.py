@@ -45,4 +45,4 @@ class FoldConstants(Pass):
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         from graphopt_passes.fold_constants.folding import fold_constants
 
-        return fold_constants(model, context.analyses.facts(model), self.max_growth)
+        return fold_constants(model, context, self.max_growth)

@@ -37,10 +37,11 @@ def _lift(graph: ir.Graph) -> int:
     lifted = []
     count = 0
     for node in graph:
-        for inner in subgraphs(node):
-            count += _lift(inner)
-        if is_standard(node, "Constant") and _lift_node(graph, node):
+        if node.op_type == "Constant" and _lift_node(graph, node):
             lifted.append(node)
+        elif node.attributes.data:
+            for inner in subgraphs(node):
+                count += _lift(inner)
     graph.remove(lifted, safe=True)
     return count + len(lifted)
 
@@ -117,5 +118,6 @@ def make_constant(model: ir.Model, old: ir.Value, data: np.ndarray) -> None:
 
 
 def _inherit(new: ir.Value, old: ir.Value) -> None:
-    new.metadata_props.update(old.metadata_props)
+    if old.metadata_props:
+        new.metadata_props.update(old.metadata_props)
     new.doc_string = old.doc_string

@@ -19,7 +19,7 @@ from graphopt.ir import (
 from graphopt.ir.facts import Facts
 from graphopt.ir.facts.data_rules import DATA_RULES
 from graphopt.ir.facts.fact import MAX_ITEMS, RANGES
-from graphopt.pipeline.base import PassResult
+from graphopt.pipeline.base import PassContext, PassResult
 from graphopt_passes.fold_constants.candidates import Candidates
 from graphopt_passes.fold_constants.constants import (
     can_become_constant,
@@ -35,11 +35,14 @@ from graphopt_passes.fold_constants.reshape import constant_reshape
 MAX_ROUNDS = 100
 
 
-def fold_constants(model: ir.Model, facts: Facts, max_growth: int) -> PassResult:
+def fold_constants(model: ir.Model, context: PassContext, max_growth: int) -> PassResult:
     """Folds the constants of `model` in place; see `FoldConstants`."""
+    facts, operators = context.analyses.facts(model), context.analyses.operators(model)
     folder = _Folder(model, facts, max_growth)
-    folder.count("constant-to-initializer", lift_constants(model))
-    folder.count("skip-identity-of-constant", skip_identities(model))
+    if "Constant" in operators:
+        folder.count("constant-to-initializer", lift_constants(model))
+    if "Identity" in operators:
+        folder.count("skip-identity-of-constant", skip_identities(model))
     for _ in range(MAX_ROUNDS):
         if not folder.round():
             break
@@ -125,7 +128,7 @@ class _Folder:
         if "Reshape" in self._overridden:
             return
         for node in nodes:
-            if node.graph is None or not is_standard(node, "Reshape"):
+            if node.op_type != "Reshape" or not is_standard(node, "Reshape") or node.graph is None:
                 continue
             if len(node.inputs) != 2 or constant_tensor(node.inputs[1]) is not None:
                 continue

@@ -15,6 +15,8 @@ _BROADCASTING = (
     *("Sub", "Sum", "Where", "Xor"),
 )
 
+_REPEATING = ("Expand", "Tile")
+
 _BINARY = ("Add", "And", "Div", "Max", "Min", "Mul", "Or", "Pow", "Sub", "Xor")
 
 
@@ -23,7 +25,7 @@ def _broadcast_by_itself(node: ir.Node, at: Rewriter) -> bool:
     if at.opset < 8:
         return False
     for index, value in enumerate(node.inputs):
-        found = at.producer(value, "Expand", "Tile")
+        found = at.producer(value, *_REPEATING)
         if found is None or not _repeats(found, at):
             continue
         if _gives(node, at, index, at.dims(found.inputs[0])):
@@ -38,7 +40,7 @@ def _gathered_by_itself(node: ir.Node, at: Rewriter) -> bool:
         return False
     for index in range(len(node.inputs)):
         gather = at.before(node, index, "Gather")
-        found = None if gather is None else at.before(gather, 1, "Expand", "Tile")
+        found = None if gather is None else at.before(gather, 1, *_REPEATING)
         if gather is None or found is None or not _repeats(found, at):
             continue
         table, indices = at.dims(gather.inputs[0]), at.dims(found.inputs[0])
@@ -123,7 +125,7 @@ def _without(dims: Dims, axes: set[int], rank: int) -> list[int] | None:
 
 
 RULES = (
-    Rule("expand-before-broadcast", _BROADCASTING, _broadcast_by_itself),
-    Rule("expand-before-gather", _BROADCASTING, _gathered_by_itself),
+    Rule("expand-before-broadcast", _BROADCASTING, _broadcast_by_itself, _REPEATING),
+    Rule("expand-before-gather", _BROADCASTING, _gathered_by_itself, _REPEATING),
     Rule("binary-between-reshapes", ("Reshape", "Squeeze"), _binary_between_reshapes),
 )

@@ -133,6 +133,6 @@ RULES = (
     Rule("squeeze-of-reduction", ("Squeeze", "Reshape", "Flatten"), _squeeze_of_reduction),
     Rule("unsqueeze-of-reduction", ("Unsqueeze", "Reshape"), _unsqueeze_of_reduction),
     Rule("merge-reductions", _MERGEABLE, _merged_reductions),
-    Rule("mean-of-sum", ("Div", "Mul"), _mean_of_sum),
+    Rule("mean-of-sum", ("Div", "Mul"), _mean_of_sum, ("ReduceSum", "Einsum")),
     Rule("global-average-pool", ("ReduceMean",), _global_average_pool),
 )

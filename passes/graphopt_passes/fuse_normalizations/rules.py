@@ -18,11 +18,13 @@ from graphopt_passes.fuse_normalizations.norms import (
 )
 from graphopt_passes.fuse_normalizations.parameters import scale_into, shift_into
 
+_ROOTS = ("Sqrt", "Pow")
+
 RULES: tuple[Rule, ...] = (
-    Rule("layer-normalization", ("Div", "Mul"), layer_normalization),
-    Rule("layer-normalization", ("Add",), split_normalization),
-    Rule("rms-normalization", ("Div", "Mul"), rms_normalization),
-    Rule("instance-normalization", ("Div", "Mul"), instance_normalization),
+    Rule("layer-normalization", ("Div", "Mul"), layer_normalization, _ROOTS),
+    Rule("layer-normalization", ("Add",), split_normalization, _ROOTS),
+    Rule("rms-normalization", ("Div", "Mul"), rms_normalization, _ROOTS),
+    Rule("instance-normalization", ("Div", "Mul"), instance_normalization, _ROOTS),
     Rule("group-normalization", ("Reshape",), group_normalization),
     Rule("scale-of-normalization", ("Mul",), scale_into),
     Rule("bias-of-normalization", ("Add",), shift_into),

@@ -133,7 +133,7 @@ def _take_in(node: ir.Node, pad: ir.Node, padding: Padding, at: Rewriter, **more
 
 
 RULES = (
-    Rule("pad-conv", ("Conv",), into_conv),
-    Rule("pad-average-pool", ("AveragePool",), into_average_pool),
-    Rule("pad-max-pool", ("MaxPool",), into_max_pool),
+    Rule("pad-conv", ("Conv",), into_conv, ("Pad",)),
+    Rule("pad-average-pool", ("AveragePool",), into_average_pool, ("Pad",)),
+    Rule("pad-max-pool", ("MaxPool",), into_max_pool, ("Pad",)),
 )

@@ -15,6 +15,8 @@ from graphopt_passes.inline.calls import Calls
 from graphopt_passes.inline.loops import Loops
 from graphopt_passes.inline.splice import Splicer
 
+_BRANCHING = ("If", "Loop")
+
 
 def inline(model: ir.Model, context: PassContext, max_unroll: int, max_nodes: int) -> PassResult:
     """Inlines in the main graph of `model` and its subgraphs, in place; see `Inline`.
@@ -22,6 +24,8 @@ def inline(model: ir.Model, context: PassContext, max_unroll: int, max_nodes: in
     Raises:
         GraphoptError: if a function calls itself.
     """
+    if not model.functions and context.analyses.operators(model).isdisjoint(_BRANCHING):
+        return PassResult(model, False)
     inliner = _Inliner(model, context, max_unroll, max_nodes)
     inliner.run()
     rewrites = dict(sorted(inliner.counts.items()))

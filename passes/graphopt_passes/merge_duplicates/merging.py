@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -11,7 +12,6 @@ import onnx_ir as ir
 from graphopt.ir import (
     constant_tensor,
     drop_unused_initializer,
-    is_standard,
     label,
     remove_node,
     replaced_operators,
@@ -58,11 +58,11 @@ class _Merger:
             for value in list(graph.initializers.values()):
                 self._constant(value, INITIALIZER)
         for node in graph:
-            if self._operators.has_graphs(node):
+            if node.attributes.data and self._operators.has_graphs(node):
                 for inner in subgraphs(node):
                     with self._nodes.scope(), self._constants.scope():
                         self._graph(inner)
-            if is_standard(node, "Constant") and constant_tensor(node.outputs[0]) is not None:
+            if node.op_type == "Constant" and constant_tensor(node.outputs[0]) is not None:
                 if self._holds:
                     self._constant(node.outputs[0], CONSTANT)
             else:
@@ -101,18 +101,17 @@ class _Merger:
 
     def _equal(self, node: ir.Node, operator: Operator) -> ir.Node | None:
         """The node before `node` that gives the same."""
-        key = _key(node, operator, node.inputs)
-        if key is None:
-            return None
+        key = _key(node, node.inputs)
+        attributes = partial(_attributes_key, operator=operator)
         if operator.commutes and len(node.inputs) == 2 and self._nodes.get(key) is None:
-            swapped = _key(node, operator, node.inputs[::-1])
-            other = None if swapped is None else self._nodes.get(swapped)
-            if other is not None:
+            other = self._nodes.get(_key(node, node.inputs[::-1]))
+            if other is not None and attributes(other) == attributes(node):
                 if self._may_swap(node, operator):
                     return other
                 reason = f"it equals '{label(other)}' but for the NaN that two different NaNs give"
                 self.declined.append(Declined.of(NODE, node, reason))
-        return self._nodes.find(node, key, (_graphs_key,) if operator.has_graphs else ())
+        graphs = (_graphs_key,) if operator.has_graphs else ()
+        return self._nodes.find(node, key, (attributes, *graphs))
 
     def _may_swap(self, node: ir.Node, operator: Operator) -> bool:
         """Whether the two inputs of `node` may change places, to the bit.
@@ -149,13 +148,19 @@ def _is_never_nan(value: ir.Value | None) -> bool:
     return tensor is not None and not np.isnan(tensor.numpy()).any()
 
 
-def _key(node: ir.Node, operator: Operator, inputs: Sequence[ir.Value | None]) -> Hashable | None:
-    """What nodes that give the same share, graphs aside; None if that cannot be told."""
+def _key(node: ir.Node, inputs: Sequence[ir.Value | None]) -> Hashable:
+    """What nodes that give the same share, attributes aside."""
     if inputs and inputs[-1] is None:
         inputs = inputs[: max((i for i, v in enumerate(inputs) if v is not None), default=-1) + 1]
     outputs = node.outputs
     present = True if len(outputs) == 1 else tuple(bool(value.name) for value in outputs)
     operation = (node.op_type, node.domain, node.overload) if node.domain else node.op_type
+    return (operation, tuple(inputs), present)
+
+
+def _attributes_key(node: ir.Node, operator: Operator) -> Hashable:
+    """The attributes that are no defaults, of graphs only how long they are; one of its own if
+    there is one that cannot be compared."""
     attributes: list[tuple[str, Hashable]] = []
     for name, attribute in sorted(node.attributes.data.items()):
         if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
@@ -163,10 +168,10 @@ def _key(node: ir.Node, operator: Operator, inputs: Sequence[ir.Value | None]) -
             continue
         key = attribute_key(attribute)
         if key is None:
-            return None
+            return node
         if operator.defaults.get(name) != key:
             attributes.append((name, key))
-    return (operation, tuple(inputs), present, tuple(attributes))
+    return tuple(attributes)
 
 
 def _graphs_key(node: ir.Node) -> Hashable:

@@ -53,6 +53,6 @@ class Table(Generic[T]):
         for key in self._entered[outside:]:
             del self._first[key]
             self._split.discard(key)
-            if isinstance(key, tuple) and key and key[0] not in self._first:
+            if isinstance(key, tuple) and key:  # it may be the finer key of an item outside
                 self._split.discard(key[0])
         del self._entered[outside:]
