@@ -16,9 +16,10 @@ from graphopt.runtime.session import Session
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 CALIBRATION = str(FIXTURES / "calib.npz")
 
-# The least signal-to-noise ratio of the logits in dB: 3 more than the best that a peer reaches on
-# the same samples in a graph that TensorRT takes (36.2, 30.1 and 34.9; docs/quantizing.md).
-LEAST = {"resnet": 39.2, "mobilenet": 33.1, "vit": 37.9}
+# The least signal-to-noise ratio of the logits in dB, a little under what was measured (41.1, 33.2
+# and 39.4). The best that a peer reaches on the same samples, in a graph that TensorRT takes, is
+# 36.2, 30.1 and 34.9 (docs/quantizing.md).
+LEAST = {"resnet": 39.5, "mobilenet": 32.5, "vit": 38.0}
 
 # The same of a method alone, without rescaling and recovery, a little under what was measured.
 PLAIN = "equalize=false,tune_ranges=false,round_weights=false,correct_bias=false"

@@ -16,10 +16,10 @@ from graphopt.ir import is_standard
 
 Array: TypeAlias = "NDArray[Any]"
 
-AHEAD = 3
+AHEAD = 4
 """How many layers behind the tensor the error is looked at. Close by, all that is lost counts the
 same; far behind, chance decides."""
-FACTORS = (2.5, 1.8, 1.4, 1.2, 1.1, 1 / 1.1, 1 / 1.2, 1 / 1.4)
+FACTORS = (2.5, 2.0, 1.6, 1.3, 1.15, 1.07, 1 / 1.07, 1 / 1.15, 1 / 1.3)
 """What the scale is multiplied with."""
 GAIN = 0.995
 """The error must fall to this part of what it was, or it is chance."""
