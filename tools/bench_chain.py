@@ -7,7 +7,7 @@ Each chain goes through the preset `lossless`; loading is not counted.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from collections.abc import Callable
 
@@ -116,7 +116,9 @@ def _step(op_type: str, i: int) -> onnx.NodeProto:
 
 
 def main() -> None:
-    lengths = [int(text) for text in sys.argv[1:]] or [5_000, 20_000]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("lengths", type=int, nargs="*", default=[5_000, 20_000])
+    lengths = parser.parse_args().lengths
     chains: list[Chain] = [
         *(live, identities, constants, dead, shapes),
         *(factors, transposes, reshapes),
