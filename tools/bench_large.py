@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--gb", type=float, nargs="+", default=[0.524, 2.4])
-    parser.add_argument("--peer", action="store_true", help="also ONNX Runtime's basic optimizations")
+    parser.add_argument("--peer", action="store_true", help="ONNX Runtime's basic level too")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run is not None:
