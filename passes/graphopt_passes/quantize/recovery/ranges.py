@@ -21,6 +21,8 @@ AHEAD = 4
 same; far behind, chance decides."""
 FACTORS = (2.5, 2.0, 1.6, 1.3, 1.15, 1.07, 1 / 1.07, 1 / 1.15, 1 / 1.3)
 """What the scale is multiplied with."""
+PATIENCE = 2
+"""After so many factors on one side that are no better than what there was, the search ends."""
 GAIN = 0.995
 """The error must fall to this part of what it was, or it is chance."""
 
@@ -111,13 +113,26 @@ def best_factor(
         given = {str(pair.scale.name): np.asarray(scale * scale.dtype.type(factor))}
         return _error([(wanted[n], run(n, given)) for n in numbers])
 
-    errors = {factor: error(factor, fit) for factor in (1.0, *pair.factors)}
+    errors = {1.0: error(1.0, fit)}
+    for side in _sides(pair.factors):
+        worse = 0
+        for factor in side:
+            errors[factor] = error(factor, fit)
+            worse = 0 if errors[factor] <= min(errors.values()) else worse + 1
+            if worse == PATIENCE:
+                break
     factor, before = min(errors, key=errors.__getitem__), error(1.0, held_out)
     if errors[factor] < GAIN * errors[1.0]:
         after = error(factor, held_out)
         if after < GAIN * before:
             return factor, before, after
     return 1.0, before, before
+
+
+def _sides(factors: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Those above 1 and those below, each from 1 outwards."""
+    above = sorted(factor for factor in factors if factor > 1)
+    return above, sorted((factor for factor in factors if factor < 1), reverse=True)
 
 
 def _error(results: list[tuple[Feed, Feed]]) -> float:
