@@ -1,7 +1,7 @@
 """What simplifying a model with large weights in a file of its own takes.
 
-    python tools/bench_large.py /tmp/large                   # 0.5 and 2.4 GB
-    python tools/bench_large.py /tmp/large --gb 2.4 --peer   # and what ONNX Runtime makes of it
+    python tools/bench_large.py FOLDER                   # 0.5 and 2.4 GB
+    python tools/bench_large.py FOLDER --gb 2.4 --peer   # and what ONNX Runtime makes of it
 
 Each model is a stack of layers, MatMul and Add with a Mul by one, a Relu and Identities between
 them, 2,000 Identities in all. Each run is a process of its own: its CPU seconds, the most memory

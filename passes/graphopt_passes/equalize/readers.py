@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,7 +81,7 @@ class Error:
         return float(self.noise.sum() / signal) if signal else 0.0
 
 
-class Reader:
+class Reader(ABC):
     """Something that reads a tensor of channels that can be scaled, and reads it quantized."""
 
     def __init__(
@@ -105,13 +106,13 @@ class Reader:
         channel is in units of the largest product of a weight and a channel's peak in it."""
         return np.zeros(len(factors))
 
+    @abstractmethod
     def error(self, data: Sequence[Array], factors: Factors, grid: Grid) -> Error:
         """What quantizing all that is rescaled by `factors` does to what it gives.
 
         Args:
             grid: that of the tensor.
         """
-        raise NotImplementedError
 
     def _rounded(self, array: Array, factors: Factors, grid: Grid) -> Array:
         """`array`, rescaled by `factors`, quantized and dequantized."""

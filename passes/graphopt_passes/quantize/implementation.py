@@ -74,7 +74,7 @@ def _prepared(
         count = take_projections_apart(copy, context)
         if count:
             model = copy
-            notes += (f"{count} products taken apart where they were split: their parts are int8",)
+            notes += (f"{count} products taken apart: whole, and split behind, they run in float",)
     return spelled_out(model, rules), notes
 
 

@@ -82,7 +82,8 @@ def states(found: dict[str, Any]) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The backend of a local cluster of two workers, processes of their own."""
-    distributed = pytest.importorskip("distributed")
+    import distributed
+
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
     ) as running:
@@ -180,7 +181,6 @@ def test_no_such_backend_or_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     data = samples(net, np.ones((2, 4), np.float32))
     with pytest.raises(GraphoptError, match=r"unknown backend 'spark'; known: dask=ADDRESS"):
         collect(net, ["a"], data, backend="spark")
-    pytest.importorskip("distributed")
     with pytest.raises(GraphoptError, match=r"'dask=tcp://127.0.0.1:9': no Dask scheduler answers"):
         collect(net, ["a"], data, backend="dask=tcp://127.0.0.1:9")
     with pytest.raises(GraphoptError, match=r"'dask=what://x': no Dask scheduler answers"):
