@@ -249,30 +249,6 @@ def test_a_channel_of_next_to_nothing_keeps_its_bias(tmp_path: Path) -> None:
     assert decibels(expected, on) > 25
 
 
-@pytest.mark.parametrize(("channels", "left"), [(1, True), (3, False)])
-def test_a_first_layer_with_little_to_sum_stays_float(channels: int, left: bool) -> None:
-    model = net(
-        f"c = {CONV}(x, w) r = Relu(c) d = {CONV}(r, v) y = Tanh(d)",
-        f"float[N, {channels}, 8, 8] x",
-        w=(64, channels, 3, 3),
-        v=(64, 64, 3, 3),
-    )
-    result = cpu(model, islands=False)
-    reasons = [row["reason"] for row in result.details["float"]]
-    assert [reason[:22] for reason in reasons] == ["the first of its layer"] * left
-    assert next(row["tensor"] for row in result.details["tensors"]) == ("r" if left else "x")
-
-
-@pytest.mark.parametrize(("group", "left"), [(1, False), (4, True), (64, True)])
-def test_a_grouped_conv_alone_between_float_nodes_stays_float(group: int, left: bool) -> None:
-    model = net(
-        f"t = Tanh(x) c = Conv<group={group}>(t, w) y = Tanh(c)",
-        "float[N, 64, 8, 8] x",
-        w=(64, 64 // group, 3, 3),
-    )
-    assert cpu(model, islands=False).modified != left
-
-
 def test_reduced_weights_have_seven_bits() -> None:
     model = net(f"c = {CONV}(x, w) y = Tanh(c)", w=W)
     stored = constant(cpu(model, reduce_range=True).model, "w_quantized").astype(int)

@@ -178,7 +178,7 @@ def test_only_the_layer_that_suffers_stays_float() -> None:
 def test_onnx_runtime_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     model = spoilt_net()
     feed = spoilt_data(model)
-    step = Quantize(min_sqnr=30, canonicalize=False)
+    step = Quantize(min_sqnr=30, canonicalize=False, islands=True)
     result = step.run(model, context(model, feed, "onnxruntime-cpu"))
     assert {row["precision"] for row in rows(result).values()} == {"uint8", "float"}
     assert floating(result) == {"a"}

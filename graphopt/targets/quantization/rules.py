@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from graphopt.targets.quantization.costs import Costs
+
 
 @dataclass(frozen=True)
 class OperatorRule:
@@ -94,10 +96,11 @@ class QuantizationRules:
             as much in any type: integer layers on both sides of them are neighbours.
         island_reuse: a layer without an integer neighbour stays float if each element of its data
             enters fewer multiply-accumulates than this: the pair costs more than they save.
-        grouped_alone: whether a grouped Conv without an integer neighbour is worth its pair, if it
-            has that reuse.
-        first_products: a layer without an integer layer above it stays float if it sums fewer
-            products than this for a number: a pair is needed on one side of it in any case.
+        costs: what nodes take in float and in integers. With it layers stay float wherever that is
+            faster, and `island_reuse` is of no account.
+        requantized: float operators of which the runtime makes integer ones, with one scale for
+            the whole weight, where their data is dequantized with one scale. They read it from a
+            DequantizeLinear with a scale for each channel, all of them equal.
         narrow_squeeze: pool -> Conv -> activation -> Conv with at most so many channels between
             the Convs is computed in float whatever its pairs.
     """
@@ -118,6 +121,6 @@ class QuantizationRules:
     residual_branches: frozenset[str] = frozenset()
     epilogues: frozenset[str] = frozenset()
     island_reuse: float = 0
-    grouped_alone: bool = True
-    first_products: int = 0
+    costs: Costs | None = None
+    requantized: frozenset[str] = frozenset()
     narrow_squeeze: int = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 
 import numpy as np
@@ -14,7 +13,6 @@ from graphopt_passes.quantize.candidates import Candidate
 from graphopt_passes.quantize.placement import Placement, place
 
 ALONE = "alone between float nodes, with too little to compute to be worth its pair"
-FIRST = "the first of its layers, with too little to compute to be worth its pair"
 
 
 def islands(
@@ -22,51 +20,40 @@ def islands(
     candidates: list[Candidate],
     rules: QuantizationRules,
     excluded: Collection[ir.Node],
-) -> list[tuple[Candidate, str]]:
-    """Those of `candidates` that `rules` rather leave float, each with the reason.
+) -> list[Candidate]:
+    """Those of `candidates` that `rules` rather leave float.
 
     Leaving one out may leave another alone, so it goes on until none is.
     """
-    found: list[tuple[Candidate, str]] = []
-    small = [c for c in candidates if _is_small(c, rules)]
+    found: list[Candidate] = []
+    small = [c for c in candidates if reuse(c) < rules.island_reuse]
     large = [c for c in candidates if c not in small]
     while small:
         placement = place(model, large + small, rules, excluded)
         integer = {c.node for c in (*large, *small)} | placement.integer
-        left = [(c, _reason(c, integer, placement, rules)) for c in small]
-        out = [(c, reason) for c, reason in left if reason is not None]
-        if not out:
+        alone = [c for c in small if _is_alone(c, integer, placement, rules)]
+        if not alone:
             break
-        found += out
-        small = [c for c, reason in left if reason is None]
+        found += alone
+        small = [c for c in small if c not in alone]
     return found
 
 
-def _is_small(candidate: Candidate, rules: QuantizationRules) -> bool:
-    """Whether a layer may be left out, if what is around it says so too."""
-    return (
-        reuse(candidate) < rules.island_reuse
-        or products(candidate) < rules.first_products
-        or (_is_grouped(candidate) and not rules.grouped_alone)
-    )
-
-
-def _reason(
+def _is_alone(
     candidate: Candidate,
     integer: Collection[ir.Node],
     placement: Placement,
     rules: QuantizationRules,
-) -> str | None:
-    """Why a small layer had better stay float, if it had."""
+) -> bool:
+    """Whether a small layer has float neighbours only."""
     if candidate.data.producer() is None and not candidate.node.outputs[0].uses():
-        return None  # the model is this layer: it has no float neighbours either
+        return False  # the model is this layer: it has no float neighbours either
     through = (*rules.epilogues, *rules.movers, *rules.selectors, *rules.joins)
-    if _reached(candidate.data, integer, through, upwards=True):
-        return None
-    if products(candidate) < rules.first_products:
-        return FIRST
-    below = _reached(candidate.node.outputs[0], integer, through, upwards=False)
-    return None if below or _has_sibling(candidate, integer, placement) else ALONE
+    return not (
+        _reached(candidate.data, integer, through, upwards=True)
+        or _reached(candidate.node.outputs[0], integer, through, upwards=False)
+        or _has_sibling(candidate, integer, placement)
+    )
 
 
 def reuse(candidate: Candidate) -> float:
@@ -81,21 +68,6 @@ def reuse(candidate: Candidate) -> float:
     strides = node.attributes.get_ints("strides", ())
     inputs = shape[1] * node.attributes.get_int("group", 1)
     return float(np.prod(shape) / max(inputs, 1) / np.prod(strides or (1,)))
-
-
-def products(candidate: Candidate) -> float:
-    """How many products a layer sums for each number that it gives; inf for a grouped Conv.
-
-    Such a Conv stands between others, and is as cheap in any type.
-    """
-    shape = candidate.tensor.shape.numpy()
-    if _is_grouped(candidate):
-        return math.inf
-    return float(np.prod(shape) / max(shape[candidate.axis], 1))
-
-
-def _is_grouped(candidate: Candidate) -> bool:
-    return candidate.node.op_type == "Conv" and candidate.node.attributes.get_int("group", 1) > 1
 
 
 def _has_sibling(candidate: Candidate, integer: Collection[ir.Node], placement: Placement) -> bool:

@@ -21,12 +21,13 @@ from graphopt_passes.quantize.candidates import Candidate, Declined, survey
 from graphopt_passes.quantize.existing import require_fit
 from graphopt_passes.quantize.gates import gate_grid
 from graphopt_passes.quantize.grids import Grid, choose_data_range, grid_of
-from graphopt_passes.quantize.islands import islands
+from graphopt_passes.quantize.islands import ALONE, islands
 from graphopt_passes.quantize.placement import Placement, place, reachable
 from graphopt_passes.quantize.rewrite import write_data, write_weights
 from graphopt_passes.quantize.selection import select
 from graphopt_passes.quantize.squeezes import NARROW, narrow_squeezes
 from graphopt_passes.quantize.weights import QuantizedWeight
+from graphopt_passes.quantize.worth import SLOWER, slower_layers
 
 if TYPE_CHECKING:
     from graphopt_passes.quantize import Quantize
@@ -109,11 +110,16 @@ class Quantizer:
         if not options.islands:
             candidates, _ = self._survey(self.model)
             excluded_nodes = _named(self.model, self._excluded)
-            found = [(squeeze, NARROW) for squeeze in narrow_squeezes(candidates, self.rules)]
-            narrow = {squeeze.node for squeeze, _ in found}
-            kept = [c for c in candidates if c.node not in narrow]
-            found += islands(self.model, kept, self.rules, excluded_nodes)
-            self._left |= {key_of(candidate.node): reason for candidate, reason in found}
+            narrow = narrow_squeezes(candidates, self.rules)
+            self._leave(narrow, NARROW)
+            kept = [c for c in candidates if key_of(c.node) not in self._left]
+            if self.rules.costs is None:
+                self._leave(islands(self.model, kept, self.rules, excluded_nodes), ALONE)
+            else:
+                self._leave(slower_layers(self.model, kept, self.rules, excluded_nodes), SLOWER)
+
+    def _leave(self, candidates: list[Candidate], reason: str) -> None:
+        self._left |= {key_of(candidate.node): reason for candidate in candidates}
 
     def _survey(
         self, model: ir.Model, floating: Collection[str] = ()
@@ -197,7 +203,8 @@ class Quantizer:
         placement = place(model, candidates, self.rules, excluded)
         grids = self._grids(placement)
         names = Names(model)
-        write_data(model, names, placement, grids, self.rules.numbers)
+        layers = {candidate.node for candidate in candidates}
+        write_data(model, names, placement, grids, self.rules, layers)
         weights = write_weights(
             model, names, candidates, self.rules, _data_scales(candidates), self.weight_limits
         )

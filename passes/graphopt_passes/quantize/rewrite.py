@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
-from graphopt.ir import Names, add_initializer, constant_array, drop_unused_initializer
+from graphopt.ir import (
+    Names,
+    add_initializer,
+    constant_array,
+    drop_unused_initializer,
+    is_standard,
+)
 from graphopt.quantization import Format, get_format
-from graphopt.targets.quantization import Numbers, QuantizationRules
+from graphopt.targets.quantization import QuantizationRules
 from graphopt_passes.quantize.candidates import Candidate
 from graphopt_passes.quantize.gates import spread
 from graphopt_passes.quantize.grids import Grid
@@ -31,12 +37,16 @@ def write_data(
     names: Names,
     placement: Placement,
     grids: Mapping[ir.Value, Grid],
-    numbers: Numbers,
+    rules: QuantizationRules,
+    layers: Collection[ir.Node],
 ) -> None:
     """Puts QuantizeLinear and DequantizeLinear behind each tensor, for the uses that want them.
 
     The scale is a scalar of rank 0 and the zero point is stated: TensorRT takes a scale of shape
     [1] for one per channel, and ONNX an absent zero point for uint8.
+
+    Args:
+        layers: the nodes with a weight that are computed in integers.
     """
     for pair, uses in placement.given:
         for node, index in uses:
@@ -47,7 +57,7 @@ def write_data(
         zero = add_initializer(model.graph, names.fresh(f"{base}_zero_point"), grid.zero_point)
         source, taken = value, scale
         if producer in placement.gates:
-            source, wide = spread(model, names, producer, numbers, grid.scale.dtype)
+            source, wide = spread(model, names, producer, rules.numbers, grid.scale.dtype)
             taken = add_initializer(model.graph, names.fresh(f"{base}_sum_scale"), wide.scale)
         quantize = _node(names, "QuantizeLinear", base, "quantized", (source, taken, zero))
         quantize.outputs[0].type = zero.type
@@ -62,8 +72,50 @@ def write_data(
         else:
             model.graph.insert_after(producer, (quantize, dequantize))
         for node, index in uses:
-            node.replace_input_with(index, dequantize.outputs[0])
+            read = dequantize.outputs[0]
+            if index == 0 and node not in layers and is_standard(node, *rules.requantized):
+                read = _by_channel(model, names, dequantize, grid, node) or read
+            node.replace_input_with(index, read)
     model.graph.remove(placement.gates, safe=True)
+
+
+def _by_channel(
+    model: ir.Model, names: Names, dequantize: ir.Node, grid: Grid, layer: ir.Node
+) -> ir.Value | None:
+    """What `dequantize` gives, from a scale for each channel, for a layer that stays float.
+
+    None if the runtime sees no difference, or has no weight to quantize.
+    """
+    weight = layer.inputs[1]
+    if weight is None or not weight.is_initializer() or weight.shape is None:
+        return None
+    axis, channels = _read_channels(layer, weight.shape.numpy())
+    if channels == 1:
+        return None
+    base = str(dequantize.outputs[0].name)
+    parts = {"scale": grid.scale, "zero_point": grid.zero_point}
+    inputs = [
+        add_initializer(model.graph, names.fresh(f"{base}_{name}"), np.full(channels, part))
+        for name, part in parts.items()
+    ]
+    source = dequantize.inputs[0]
+    assert source is not None
+    attributes = [ir.AttrInt64("axis", axis)]
+    node = _node(names, "DequantizeLinear", base, "by_channel", (source, *inputs), attributes)
+    node.outputs[0].type = dequantize.outputs[0].type
+    node.outputs[0].shape = _copy(dequantize.outputs[0].shape)
+    model.graph.insert_after(dequantize, node)
+    return node.outputs[0]
+
+
+def _read_channels(layer: ir.Node, weight: tuple[int, ...]) -> tuple[int, int]:
+    """The axis of the data of a layer that it sums over, and its length."""
+    if layer.op_type == "Conv":
+        return 1, weight[1] * layer.attributes.get_int("group", 1)
+    if layer.op_type == "ConvTranspose":
+        return 1, weight[0]
+    turned = layer.attributes.get_int("transB", 0)
+    return 1 - layer.attributes.get_int("transA", 0), weight[turned]
 
 
 def write_weights(
