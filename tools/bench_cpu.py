@@ -78,7 +78,7 @@ def main() -> None:
     for model in given.models:
         with tempfile.TemporaryDirectory() as folder:
             plain, _ = session(model, LOSSLESS, folder)
-            quantized, layers = session(model, f"quantize{{{options}}}", folder)
+            quantized, layers = session(model, f"{LOSSLESS},quantize{{{options}}}", folder)
         for batch in given.batch:
             feed = feed_of(plain, batch, given.size)
             floating, integer = compare([plain, quantized], feed, given.seconds)
