@@ -111,11 +111,16 @@ class Op:
         return list(dims.flat)
 
     def constants(self, index: int) -> list[int] | None:
-        """`dims` as numbers, if they do not depend on the dimensions of any tensor."""
+        """`dims` as numbers, if they are the same for every input of the model.
+
+        Those that were computed from lengths that are cut go on being what they are.
+        """
         self.seen.add(index)
         dims = self._found.facts.dims_of(self.value(index))
-        if dims is None or any(not dim.static or dim.deps for dim in dims.flat):
+        if dims is None or not all(dim.static for dim in dims.flat):
             return None
+        if any(dim.deps for dim in dims.flat):
+            self._found.pins.append((self.number, index, dims))
         return [dim.value for dim in dims.flat]
 
     def constant(self, index: int) -> NDArray[Any] | None:
