@@ -41,6 +41,8 @@ class PruneChannels(Pass):
             Tensor cores prefer 16 for int8, but TensorRT pads to that itself, and small nets would
             lose most of the cut.
         exclude: names or globs of nodes whose output channels all stay.
+        heads: cut whole attention heads (with grouped queries: groups of keys and values) rather
+            than the same dimensions of every head. To do both, run the pass twice.
         samples: how many calibration samples are used, at most.
     """
 
@@ -49,6 +51,7 @@ class PruneChannels(Pass):
     compensate: bool = True
     align: int | None = None
     exclude: tuple[str, ...] = ()
+    heads: bool = False
     samples: int = 512
 
     name: ClassVar[str] = "prune-channels"

@@ -197,13 +197,13 @@ def _reshape(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
 def _squeeze(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
     data, axes = inputs[0], _axes(node, inputs)
     assert data is not None
-    return data.squeeze(None if axes is None else tuple(axes))
+    return np.asarray(data.squeeze(None if axes is None else tuple(axes)), dtype=object)
 
 
 def _unsqueeze(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
     data, axes = inputs[0], _axes(node, inputs)
     assert data is not None
-    return None if axes is None else np.expand_dims(data, tuple(axes))
+    return None if axes is None else np.asarray(np.expand_dims(data, tuple(axes)), dtype=object)
 
 
 def _axes(node: ir.Node, inputs: Sequence[Dims | None]) -> list[int] | None:

@@ -190,8 +190,7 @@ def _note_recorded(facts: Facts, node: ir.Node, sizes: Sizes) -> None:
     for value in node.outputs:
         if value.name and value.name not in facts.shapes and value.shape is not None:
             symbols = [
-                _symbol(dim, f"<{value.name} axis {axis}>")
-                for axis, dim in enumerate(value.shape)
+                _symbol(dim, f"<{value.name} axis {axis}>") for axis, dim in enumerate(value.shape)
             ]
             _note(facts, value, [sizes.of(symbol) for symbol in symbols], symbols)
 
@@ -205,6 +204,10 @@ def _infer_node(
         dims = evaluate(node, [facts.dims_of(value) for value in node.inputs])
         if dims is not None:
             facts.dims[str(node.outputs[0].name)] = dims
+    if is_standard(node, "GroupNormalization"):
+        # Functions without an inference of their own: onnx's stops at them.
+        _note_like_input(facts, node)
+        return
     inferred = [_infer(facts, node, imports, symbolic) for symbolic in (False, True)]
     for value in node.outputs:
         if not value.name or inferred[0].get(value.name) is None:
@@ -218,6 +221,14 @@ def _infer_node(
             facts.symbols[value.name] = tuple(symbols)
             facts.types[value.name] = ir.DataType(kind)
     _note_recorded(facts, node, sizes)
+
+
+def _note_like_input(facts: Facts, node: ir.Node) -> None:
+    source = str(node.inputs[0].name) if node.inputs[0] is not None else ""
+    name = str(node.outputs[0].name)
+    if source in facts.shapes:
+        facts.shapes[name], facts.symbols[name] = facts.shapes[source], facts.symbols[source]
+        facts.types[name] = facts.types[source]
 
 
 def _require_positions(node: ir.Node, shape: Symbols) -> None:

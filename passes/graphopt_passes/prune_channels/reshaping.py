@@ -44,7 +44,8 @@ def regroup(op: Op, x: list[Labels], new: Sequence[int], fixed: Sequence[bool]) 
     """The labels of `x` reshaped to `new`.
 
     In each block one axis of the input and one of the output keep their labels, those with the
-    most atoms; the others stay whole.
+    most atoms; the others stay whole. Where whole heads are to go, that is the axis in front of the
+    last, if features (the last axis) are split.
 
     Args:
         fixed: for each axis of `new`, whether the graph states its length (as a number, 0 or -1);
@@ -68,6 +69,9 @@ def regroup(op: Op, x: list[Labels], new: Sequence[int], fixed: Sequence[bool]) 
             if fixed[axis]
         }
         chosen = max(counts, key=lambda axis: (counts[axis], axis), default=None)
+        heads = new_axes[-1] - 1
+        if op.whole_heads and new_axes[-1] == len(new) - 1 and counts.get(heads):
+            chosen = heads
         if chosen is None or counts[chosen] == 0:
             op.freeze(x[best], f"{op} joins or splits this axis")
             continue

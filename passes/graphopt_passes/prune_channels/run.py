@@ -27,6 +27,7 @@ from graphopt_passes.prune_channels.labelling import Labelling
 from graphopt_passes.prune_channels.rules_layout import RULES as LAYOUT
 from graphopt_passes.prune_channels.rules_linear import RULES as LINEAR
 from graphopt_passes.prune_channels.rules_pointwise import RULES as POINTWISE
+from graphopt_passes.prune_channels.rules_sequence import RULES as SEQUENCE
 from graphopt_passes.prune_channels.scores import activation_scores, l1_scores
 from graphopt_passes.prune_channels.selfcheck import Check, self_check
 from graphopt_passes.prune_channels.sweep import SINGLE, Sweep
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from graphopt.data.feeds import Samples
     from graphopt_passes.prune_channels import PruneChannels
 
-RULES = {**LINEAR, **POINTWISE, **LAYOUT}
+RULES = {**LINEAR, **POINTWISE, **LAYOUT, **SEQUENCE}
 
 
 def prune(options: PruneChannels, model: ir.Model, context: PassContext) -> PassResult:
@@ -50,7 +51,7 @@ def prune(options: PruneChannels, model: ir.Model, context: PassContext) -> Pass
     _require_names(model, options.exclude)
     original = _without_detours(model)
     infer_shapes(original)
-    found = analyse(original, samples, options.exclude)
+    found = analyse(original, samples, options.exclude, options.heads)
     _state_types(original, found)
     groups = find_groups(found)
     scores = _score(options, original, found, context) if groups else {}
@@ -89,19 +90,23 @@ def prune(options: PruneChannels, model: ir.Model, context: PassContext) -> Pass
 
 
 def analyse(
-    model: ir.Model, samples: Samples | None = None, exclude: tuple[str, ...] = ()
+    model: ir.Model,
+    samples: Samples | None = None,
+    exclude: tuple[str, ...] = (),
+    whole_heads: bool = False,
 ) -> Labelling:
     """Labels every axis of every tensor of the main graph of `model`, which is not changed.
 
     Args:
         samples: tell how long free axes other than the first are.
         exclude: names or globs of nodes whose outputs stay whole.
+        whole_heads: see `Sweep`.
 
     Raises:
         GraphoptError: if an axis other than the first is free and there are no samples.
     """
     facts = gather_facts(model, choose_sizes(model, samples))
-    return Sweep(model, facts, exclude).run(RULES)
+    return Sweep(model, facts, exclude, whole_heads).run(RULES)
 
 
 def cut_channels(model: ir.Model, found: Labelling, cut: Cut) -> ir.Model:

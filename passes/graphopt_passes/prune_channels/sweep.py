@@ -33,6 +33,7 @@ class Op:
         self.node = node
         self.number = number
         self.opset = sweep.opset
+        self.whole_heads = sweep.whole_heads
         self.seen: set[int] = set()
         """The inputs that the rule has asked for."""
         self._sweep = sweep
@@ -188,9 +189,22 @@ Rule = Callable[[Op], None]
 
 
 class Sweep:
-    """Goes through the nodes in order and applies the rule of each operator."""
+    """Goes through the nodes in order and applies the rule of each operator.
 
-    def __init__(self, model: ir.Model, facts: Facts, exclude: Sequence[str] = ()) -> None:
+    Args:
+        exclude: names or globs of nodes whose outputs stay whole.
+        whole_heads: whether a Reshape that splits features into heads leaves the heads to be cut,
+            and not the dimensions of each.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        facts: Facts,
+        exclude: Sequence[str] = (),
+        whole_heads: bool = False,
+    ) -> None:
+        self.whole_heads = whole_heads
         self.found = Labelling(Atoms(), facts)
         self._model = model
         self._exclude = tuple(exclude)
