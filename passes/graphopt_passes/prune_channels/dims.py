@@ -184,14 +184,14 @@ def _concat(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
 def _transpose(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
     data = inputs[0]
     assert data is not None
-    return data.transpose(node.attributes.get_ints("perm", None))
+    return np.asarray(data.transpose(node.attributes.get_ints("perm", None)), dtype=object)
 
 
 def _reshape(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
     data, target = inputs[0], static_values(inputs[1]) if len(inputs) > 1 else None
     if data is None or target is None or data.size == 0 or 0 in target:
         return None
-    return data.reshape(target.tolist())
+    return np.asarray(data.reshape(target.tolist()), dtype=object)
 
 
 def _squeeze(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:

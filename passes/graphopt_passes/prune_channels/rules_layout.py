@@ -256,6 +256,19 @@ def _expanded(entries: list[Labels], symbols: tuple[int | str | None, ...], dims
     return change
 
 
+def constant_of_shape(op: Op) -> None:
+    """Zeros as states of a recurrent layer, say: any axis of a known length may be cut."""
+    dims = op.dims(0)
+    if dims is None:
+        raise Decline("its shape is computed")
+    labels = [
+        op.fresh(n) if dim.static else op.frozen(n)
+        for n, dim in zip(op.out_shape(), dims, strict=True)
+    ]
+    op.emit(labels)
+    op.rewrite(0, dims, labels)
+
+
 def tile(op: Op) -> None:
     x, repeats = op.labels(0), op.constants(1)
     if repeats is None or len(repeats) != len(x):
@@ -286,6 +299,7 @@ def _block_spatial(op: Op, x: list[Labels], channels: Labels) -> None:
 
 RULES: dict[str, Rule] = {
     "Concat": concat,
+    "ConstantOfShape": constant_of_shape,
     "DepthToSpace": depth_to_space,
     "Expand": expand,
     "Flatten": reshape,

@@ -20,9 +20,6 @@ X, W, R, B, LENGTHS, INITIAL_H, INITIAL_C, PEEPHOLES = range(8)
 
 def recurrent(op: Op) -> None:
     """RNN, GRU and LSTM: a hidden unit is one atom in all gates, directions and states."""
-    for index in (W, R):
-        if not op.is_constant(index):
-            raise Decline("a weight is computed")
     x, w, r = op.labels(X), op.labels(W), op.labels(R)
     units = r[2]
     for axis in x[:2]:

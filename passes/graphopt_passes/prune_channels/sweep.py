@@ -143,6 +143,10 @@ class Op:
     def frozen(self, count: int, reason: str = "") -> Labels:
         return self._found.atoms.frozen(count, SINGLE if count == 1 else reason or str(self))
 
+    def fresh(self, count: int) -> Labels:
+        """Labels of an axis that the node itself makes."""
+        return self._found.atoms.new(count) if count > 1 else self.frozen(count)
+
     def free(self, labels: Labels) -> Labels:
         return self._found.atoms.free(labels)
 
