@@ -232,7 +232,9 @@ def expand(op: Op) -> None:
     if dims is None:
         raise Decline("its shape is computed")
     old = [op.frozen(1)] * (len(out) - len(x)) + list(x)
-    labels = [axis if len(axis) == n else op.frozen(n) for axis, n in zip(old, out, strict=True)]
+    # A constant that is spread out has as many positions as whoever reads it wants.
+    new = op.fresh if op.is_constant(0) else op.frozen
+    labels = [axis if len(axis) == n else new(n) for axis, n in zip(old, out, strict=True)]
     entries = labels[len(out) - len(dims) :]
     for axis, dim in zip(entries, dims, strict=True):
         if not dim.static:
