@@ -22,6 +22,7 @@ from graphopt_passes.prune_channels.compensate import Refit, compensate
 from graphopt_passes.prune_channels.facts import choose_sizes, gather_facts
 from graphopt_passes.prune_channels.groups import Cut, Group, choose, find_groups, is_scored
 from graphopt_passes.prune_channels.labelling import Labelling
+from graphopt_passes.prune_channels.listing import list_groups
 from graphopt_passes.prune_channels.rules_layout import RULES as LAYOUT
 from graphopt_passes.prune_channels.rules_linear import RULES as LINEAR
 from graphopt_passes.prune_channels.rules_pointwise import RULES as POINTWISE
@@ -53,6 +54,9 @@ def prune(options: PruneChannels, model: ir.Model, context: PassContext) -> Pass
     _state_types(original, found)
     groups = find_groups(found)
     scores = _score(options, original, found, context) if groups else {}
+    if options.groups:
+        table = list_groups(original, found, groups, scores, samples)
+        return PassResult(model, False, details={"groups": table})
     align = _alignment(options, context)
     cut = choose(found, groups, scores, options.ratio, align)
     notes = _kept_notes(found)
