@@ -24,7 +24,7 @@ from graphopt.ir import infer_shapes, load
 from graphopt.ir.cost import measure
 from graphopt.runtime.session import Session
 from graphopt_passes.prune_channels.canonical import canonical
-from graphopt_passes.prune_channels.doubles import run_in_double
+from graphopt_passes.prune_channels.doubles import in_double, run_in_double
 from graphopt_passes.prune_channels.facts import choose_sizes, gather_facts
 from graphopt_passes.prune_channels.groups import Cut, Group, choose, find_groups
 from graphopt_passes.prune_channels.labelling import Labelling
@@ -81,7 +81,8 @@ def differences(
     feed = draw(specs, 2, SIDE, LENGTH, seed=1)
     report: dict[str, Any] = {"fp32": _worst(*(_fast(m, feed) for m in (hidden, pruned)))}
     try:
-        report["fp64"] = _worst(*(run_in_double(m, names, feed) for m in (hidden, pruned)))
+        wide = masked(in_double(original), found, cut, wide=True), pruned
+        report["fp64"] = _worst(*(run_in_double(m, names, feed) for m in wide))
     except NO_EVALUATION as error:
         report["fp64_failure"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     free = any(dim is None for spec in specs for dim in spec.shape)

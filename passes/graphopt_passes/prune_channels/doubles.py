@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from graphopt.data.feeds import Feed
 from graphopt.ir.query import all_graphs, nodes_of
@@ -30,7 +31,17 @@ def run_in_double(model: ir.Model, names: Iterable[str], feed: Feed) -> Feed:
         name: array.astype(np.float64) if _is_narrow(array.dtype) else array
         for name, array in feed.items()
     }
-    return dict(zip(wanted, ReferenceEvaluator(proto).run(None, wide), strict=True))
+    evaluator = ReferenceEvaluator(proto, new_ops=[GatherElements])
+    return dict(zip(wanted, evaluator.run(None, wide), strict=True))
+
+
+class GatherElements(OpRun):
+    """In place of the evaluator's own, which fails on two axes of which the first is 1."""
+
+    op_domain = ""
+
+    def _run(self, data: Any, indices: Any, axis: int | None = None) -> tuple[Any]:
+        return (np.take_along_axis(data, indices, axis or 0),)
 
 
 def in_double(model: ir.Model) -> ir.Model:

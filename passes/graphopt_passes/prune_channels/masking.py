@@ -16,14 +16,19 @@ from numpy.typing import NDArray
 
 from graphopt.ir import Names, add_initializer, constant_array, default_opset
 from graphopt_passes.prune_channels.atoms import Labels
+from graphopt_passes.prune_channels.doubles import NARROW
 from graphopt_passes.prune_channels.groups import Cut
 from graphopt_passes.prune_channels.labelling import Labelling, Layer, Mix
 
 
-def masked(model: ir.Model, found: Labelling, cut: Cut) -> ir.Model:
-    """A copy of `model`, from which `found` was made, with the channels of `cut` silenced."""
+def masked(model: ir.Model, found: Labelling, cut: Cut, *, wide: bool = False) -> ir.Model:
+    """A copy of `model`, from which `found` was made, with the channels of `cut` silenced.
+
+    Args:
+        wide: whether `model` computes in float64 what it did in a narrower type for `found`.
+    """
     copy = model.clone()
-    writer = _Writer(copy, found, cut)
+    writer = _Writer(copy, found, cut, wide)
     nodes = list(copy.graph)
     for layer in found.layers:
         writer.zero(nodes[layer.node], layer)
@@ -50,7 +55,8 @@ def _filling(fill: float, kind: np.dtype[Any]) -> NDArray[Any]:
 
 
 class _Writer:
-    def __init__(self, model: ir.Model, found: Labelling, cut: Cut) -> None:
+    def __init__(self, model: ir.Model, found: Labelling, cut: Cut, wide: bool) -> None:
+        self._wide = wide
         self._graph = model.graph
         self._opset = default_opset(model)
         self._found = found
@@ -95,7 +101,8 @@ class _Writer:
         return slots[0].labels
 
     def _type(self, value: ir.Value) -> np.dtype[Any]:
-        return self._found.facts.types[str(value.name)].numpy()
+        kind = self._found.facts.types[str(value.name)]
+        return np.dtype(np.float64) if self._wide and kind in NARROW else kind.numpy()
 
     def _surplus(self, labels: list[Labels], axes: tuple[int, ...]) -> float:
         """By how much a mean over all positions is too small if the cut ones hold zeros."""

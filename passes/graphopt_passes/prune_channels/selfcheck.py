@@ -16,7 +16,7 @@ from graphopt.ir import is_standard, nodes_of
 from graphopt.runtime.session import Session
 from graphopt.runtime.tap import tapped
 from graphopt_passes.prune_channels.atoms import Labels
-from graphopt_passes.prune_channels.doubles import run_in_double
+from graphopt_passes.prune_channels.doubles import in_double, run_in_double
 from graphopt_passes.prune_channels.groups import Cut, Group
 from graphopt_passes.prune_channels.labelling import Labelling
 from graphopt_passes.prune_channels.masking import masked
@@ -85,7 +85,7 @@ def self_check(
     try:
         return compare(expected, actual, found, cut, groups)
     except GraphoptError as error:
-        models = masked(original, found, cut), pruned
+        models = masked(in_double(original), found, cut, wide=True), pruned
         if not _widens(original):
             raise
         try:
