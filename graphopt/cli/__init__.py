@@ -9,6 +9,7 @@ import click
 
 from graphopt.cli.build import build
 from graphopt.cli.compare import compare
+from graphopt.cli.groups import groups
 from graphopt.cli.inspect import inspect
 from graphopt.cli.optimize import optimize
 from graphopt.cli.passes import passes
@@ -27,7 +28,7 @@ def graphopt() -> None:
     """
 
 
-for command in (optimize, build, compare, inspect, sensitivity, passes):
+for command in (optimize, build, compare, inspect, sensitivity, groups, passes):
     graphopt.add_command(command)
 
 

@@ -202,32 +202,6 @@ def test_an_unknown_operator_keeps_all_it_touches_and_is_named() -> None:
     assert f"{reason} keeps 10 channels of 1 layer" in result.notes
 
 
-@pytest.mark.parametrize("op_type", ["LSTM", "Einsum"])
-def test_operators_of_a_later_day_are_barriers(op_type: str) -> None:
-    net = Net(kind=TensorProto.FLOAT)
-    x = net.linear(net.input(7, 2, 4), 4, 8, name="before")
-    if op_type == "LSTM":
-        x = net.node("LSTM", x, net.weight(1, 20, 8), net.weight(1, 20, 5), hidden_size=5)
-        x = net.node("Squeeze", x, net.ints(1))
-    else:
-        x = net.node("Einsum", x, net.weight(8, 5), equation="tbc,cd->tbd")
-    x = net.linear(x, 5, 6, name="after")
-    result = PruneChannels(ratio=0.5, **BARE).run(net.build(net.linear(x, 6, 2)), PassContext())
-    assert [row["kept"] for row in result.details["groups"]] == [3]
-    assert next(iter(result.details["kept"]["before"])).startswith(op_type)
-
-
-def test_a_layer_in_front_of_quantization_stays() -> None:
-    net = Net(kind=TensorProto.FLOAT)
-    x = net.conv(net.input("batch", 3, 6, 6), (3, 8), name="quantized")
-    scale, zero = net.constant(np.float32(0.1)), net.constant(np.int8(0))
-    x = net.node("DequantizeLinear", net.node("QuantizeLinear", x, scale, zero), scale, zero)
-    x = net.conv(net.conv(x, (8, 6), name="free"), (6, 4), name="last")
-    result = PruneChannels(ratio=0.5, **BARE).run(net.build(net.head(x, 4)), PassContext())
-    assert weight(result.model, "quantized.weight").shape[0] == 8
-    assert weight(result.model, "free.weight").shape[:2] == (3, 8)
-
-
 def test_what_a_subgraph_captures_stays() -> None:
     net = Net(kind=TensorProto.FLOAT)
     flag = net.input(name="flag", kind=TensorProto.BOOL)

@@ -41,6 +41,9 @@ class PruneChannels(Pass):
             Tensor cores prefer 16 for int8, but TensorRT pads to that itself, and small nets would
             lose most of the cut.
         exclude: names or globs of nodes whose output channels all stay.
+        heads: cut whole attention heads (with grouped queries: groups of keys and values) rather
+            than the same dimensions of every head. To do both, run the pass twice.
+        groups: only list the groups, in the details of the result; see `graphopt groups`.
         samples: how many calibration samples are used, at most.
     """
 
@@ -49,6 +52,8 @@ class PruneChannels(Pass):
     compensate: bool = True
     align: int | None = None
     exclude: tuple[str, ...] = ()
+    heads: bool = False
+    groups: bool = False
     samples: int = 512
 
     name: ClassVar[str] = "prune-channels"
@@ -68,7 +73,8 @@ class PruneChannels(Pass):
 
     def required(self) -> tuple[Need, ...]:
         """Calibration data, unless `{score=l1,compensate=false}`."""
-        return (Need.CALIBRATION,) if self.compensate or self.score == "activation" else ()
+        refits = self.compensate and not self.groups
+        return (Need.CALIBRATION,) if refits or self.score == "activation" else ()
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Prunes a copy of `model`, which itself stays as it is.

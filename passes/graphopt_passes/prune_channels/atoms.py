@@ -50,8 +50,10 @@ class Atoms:
         """Ties the atoms at each position of two axes of the same length."""
         if first.shape != second.shape:
             raise ValueError(f"axes of {len(first)} and {len(second)} positions cannot be tied")
-        for a, b in dict.fromkeys(zip(first.tolist(), second.tolist(), strict=True)):
-            self._union(self.find(a), self.find(b))
+        # Millions of positions often hold few different pairs.
+        count = len(self._parent)
+        for pair in np.unique(first * count + second).tolist():
+            self._union(self.find(pair // count), self.find(pair % count))
 
     def tie_all(self, labels: Labels) -> None:
         """Ties all atoms of `labels` to one."""

@@ -156,9 +156,15 @@ def _input_symbols(value: ir.Value, number: int) -> tuple[int | str, ...]:
     """The dimensions of an input; one without a name gets its own."""
     assert value.shape is not None
     return tuple(
-        dim if isinstance(dim, int) else dim.value or f"<input {number} axis {axis}>"
-        for axis, dim in enumerate(value.shape)
+        _symbol(dim, f"<input {number} axis {axis}>") for axis, dim in enumerate(value.shape)
     )
+
+
+def _symbol(dim: int | ir.SymbolicDim, unnamed: str) -> int | str:
+    """A dimension as a number or a name; Paddle writes -1 for one that is free, or "?"."""
+    if isinstance(dim, int):
+        return dim if dim >= 0 else unnamed
+    return unnamed if dim.value in (None, "?") else str(dim.value)
 
 
 def _note(
@@ -184,8 +190,7 @@ def _note_recorded(facts: Facts, node: ir.Node, sizes: Sizes) -> None:
     for value in node.outputs:
         if value.name and value.name not in facts.shapes and value.shape is not None:
             symbols = [
-                dim if isinstance(dim, int) else dim.value or f"<{value.name} axis {axis}>"
-                for axis, dim in enumerate(value.shape)
+                _symbol(dim, f"<{value.name} axis {axis}>") for axis, dim in enumerate(value.shape)
             ]
             _note(facts, value, [sizes.of(symbol) for symbol in symbols], symbols)
 
@@ -199,20 +204,31 @@ def _infer_node(
         dims = evaluate(node, [facts.dims_of(value) for value in node.inputs])
         if dims is not None:
             facts.dims[str(node.outputs[0].name)] = dims
+    if is_standard(node, "GroupNormalization"):
+        # Functions without an inference of their own: onnx's stops at them.
+        _note_like_input(facts, node)
+        return
     inferred = [_infer(facts, node, imports, symbolic) for symbolic in (False, True)]
     for value in node.outputs:
         if not value.name or inferred[0].get(value.name) is None:
             continue
         kind, concrete = inferred[0][value.name] or (0, ())
         symbols = (inferred[1].get(value.name) or (0, (None,) * len(concrete)))[1]
-        if is_standard(node, "Reshape", "Expand"):
-            symbols = _computed_symbols(facts, node, concrete, symbols)
+        symbols = _more_symbols(facts, node, concrete, symbols)
         if all(isinstance(dim, int) for dim in concrete) and len(symbols) == len(concrete):
             _require_positions(node, concrete)
             facts.shapes[value.name] = tuple(int(dim) for dim in concrete if dim is not None)
             facts.symbols[value.name] = tuple(symbols)
             facts.types[value.name] = ir.DataType(kind)
     _note_recorded(facts, node, sizes)
+
+
+def _note_like_input(facts: Facts, node: ir.Node) -> None:
+    source = str(node.inputs[0].name) if node.inputs[0] is not None else ""
+    name = str(node.outputs[0].name)
+    if source in facts.shapes:
+        facts.shapes[name], facts.symbols[name] = facts.shapes[source], facts.symbols[source]
+        facts.types[name] = facts.types[source]
 
 
 def _require_positions(node: ir.Node, shape: Symbols) -> None:
@@ -299,6 +315,50 @@ def _tensor_type(proto: onnx.TypeProto) -> tuple[int, Symbols] | None:
         known = dim.HasField("dim_value")
         dims.append(dim.dim_value if known else dim.dim_param or None)
     return tensor.elem_type, tuple(dims)
+
+
+def _more_symbols(facts: Facts, node: ir.Node, concrete: Symbols, inferred: Symbols) -> Symbols:
+    """`inferred`, with more of its dimensions known."""
+    if is_standard(node, "Reshape", "Expand"):
+        return _computed_symbols(facts, node, concrete, inferred)
+    if is_standard(node, "Range"):
+        return _range_symbols(facts, node, inferred)
+    if is_standard(node, *_BROADCASTING) and len(inferred) == len(concrete):
+        return _broadcast_symbols(facts, node, concrete, inferred)
+    return inferred
+
+
+_BROADCASTING = ("Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Sub", "Where")
+
+
+def _broadcast_symbols(
+    facts: Facts, node: ir.Node, concrete: Symbols, inferred: Symbols
+) -> Symbols:
+    """Where an axis of unknown length meets one that is named, and both are longer than 1."""
+    rank, symbols = len(concrete), list(inferred)
+    names = [str(value.name) for value in node.inputs if value is not None]
+    for axis, length in enumerate(concrete):
+        if symbols[axis] is not None or length == 1:
+            continue
+        places = [(name, axis - rank + len(facts.shapes[name])) for name in names]
+        met = {
+            facts.symbols[name][place]
+            for name, place in places
+            if place >= 0 and facts.shapes[name][place] == length
+        } - {None}
+        if len(met) == 1:
+            symbols[axis] = met.pop()
+    return tuple(symbols)
+
+
+def _range_symbols(facts: Facts, node: ir.Node, inferred: Symbols) -> Symbols:
+    """From 0 to a dimension, in steps of 1."""
+    start, limit, step = (facts.dims_of(value) for value in node.inputs)
+    if start is None or limit is None or step is None or inferred != (None,):
+        return inferred
+    if (start.item(), step.item()) != (Dim(0), Dim(1)):
+        return inferred
+    return (limit.item().value if limit.item().static else limit.item().symbol,)
 
 
 def _computed_symbols(facts: Facts, node: ir.Node, concrete: Symbols, inferred: Symbols) -> Symbols:

@@ -62,6 +62,8 @@ def find_groups(found: Labelling) -> list[Group]:
         groups = []
         axes = list(_axes(found))
         for atoms, places in _partition(found, axes):
+            if all(axes[place][0] is not None for place in places):
+                continue  # no node reads these positions of a constant
             blocks, uneven = _blocks(found, atoms)
             if uneven:
                 for balance in uneven:

@@ -6,27 +6,27 @@ import fnmatch
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError, did_you_mean
 from graphopt.ir import (
     check,
-    constant_array,
-    drop_unused_initializer,
     infer_shapes,
     is_standard,
     nodes_of,
 )
 from graphopt.pipeline.base import PassContext, PassResult
 from graphopt_passes.prune_channels.apply import Editor
+from graphopt_passes.prune_channels.canonical import canonical
 from graphopt_passes.prune_channels.compensate import Refit, compensate
 from graphopt_passes.prune_channels.facts import choose_sizes, gather_facts
 from graphopt_passes.prune_channels.groups import Cut, Group, choose, find_groups, is_scored
 from graphopt_passes.prune_channels.labelling import Labelling
+from graphopt_passes.prune_channels.listing import list_groups
 from graphopt_passes.prune_channels.rules_layout import RULES as LAYOUT
 from graphopt_passes.prune_channels.rules_linear import RULES as LINEAR
 from graphopt_passes.prune_channels.rules_pointwise import RULES as POINTWISE
+from graphopt_passes.prune_channels.rules_sequence import RULES as SEQUENCE
 from graphopt_passes.prune_channels.scores import activation_scores, l1_scores
 from graphopt_passes.prune_channels.selfcheck import Check, self_check
 from graphopt_passes.prune_channels.sweep import SINGLE, Sweep
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from graphopt.data.feeds import Samples
     from graphopt_passes.prune_channels import PruneChannels
 
-RULES = {**LINEAR, **POINTWISE, **LAYOUT}
+RULES = {**LINEAR, **POINTWISE, **LAYOUT, **SEQUENCE}
 
 
 def prune(options: PruneChannels, model: ir.Model, context: PassContext) -> PassResult:
@@ -48,12 +48,15 @@ def prune(options: PruneChannels, model: ir.Model, context: PassContext) -> Pass
             fix="give some, or write prune-channels{score=l1,compensate=false}",
         )
     _require_names(model, options.exclude)
-    original = _without_detours(model)
+    original = canonical(model)
     infer_shapes(original)
-    found = analyse(original, samples, options.exclude)
+    found = analyse(original, samples, options.exclude, options.heads)
     _state_types(original, found)
     groups = find_groups(found)
     scores = _score(options, original, found, context) if groups else {}
+    if options.groups:
+        table = list_groups(original, found, groups, scores, samples)
+        return PassResult(model, False, details={"groups": table})
     align = _alignment(options, context)
     cut = choose(found, groups, scores, options.ratio, align)
     notes = _kept_notes(found)
@@ -89,19 +92,23 @@ def prune(options: PruneChannels, model: ir.Model, context: PassContext) -> Pass
 
 
 def analyse(
-    model: ir.Model, samples: Samples | None = None, exclude: tuple[str, ...] = ()
+    model: ir.Model,
+    samples: Samples | None = None,
+    exclude: tuple[str, ...] = (),
+    whole_heads: bool = False,
 ) -> Labelling:
     """Labels every axis of every tensor of the main graph of `model`, which is not changed.
 
     Args:
         samples: tell how long free axes other than the first are.
         exclude: names or globs of nodes whose outputs stay whole.
+        whole_heads: see `Sweep`.
 
     Raises:
         GraphoptError: if an axis other than the first is free and there are no samples.
     """
     facts = gather_facts(model, choose_sizes(model, samples))
-    return Sweep(model, facts, exclude).run(RULES)
+    return Sweep(model, facts, exclude, whole_heads).run(RULES)
 
 
 def cut_channels(model: ir.Model, found: Labelling, cut: Cut) -> ir.Model:
@@ -109,40 +116,6 @@ def cut_channels(model: ir.Model, found: Labelling, cut: Cut) -> ir.Model:
     pruned = model.clone()
     Editor(pruned, found, cut).run()
     return pruned
-
-
-def _without_detours(model: ir.Model) -> ir.Model:
-    """A copy of `model` in which no Identity or Transpose stands between a constant and its user.
-
-    Exporters put them there, and a layer is only refitted if its weight is a constant.
-    """
-    copy = model.clone()
-    for node in list(copy.graph):
-        source = node.inputs[0] if len(node.inputs) == 1 else None
-        output = node.outputs[0]
-        array = constant_array(source)
-        if source is None or array is None or output.is_graph_output() or output.name is None:
-            continue
-        if is_standard(node, "Identity") and source.is_initializer():
-            output.replace_all_uses_with(source)
-            copy.graph.remove(node, safe=True)
-        elif is_standard(node, "Transpose"):
-            perm = node.attributes.get_ints("perm", None)
-            turned = np.ascontiguousarray(array.transpose(perm))
-            name = output.name
-            output.name = None
-            tensor = ir.tensor(turned, name=name)
-            value = ir.Value(
-                name=name,
-                shape=ir.Shape(turned.shape),
-                type=ir.TensorType(tensor.dtype),
-                const_value=tensor,
-            )
-            copy.graph.register_initializer(value)
-            output.replace_all_uses_with(value)
-            copy.graph.remove(node, safe=True)
-            drop_unused_initializer(source)
-    return copy
 
 
 def _state_types(model: ir.Model, found: Labelling) -> None:
