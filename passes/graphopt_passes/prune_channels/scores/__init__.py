@@ -15,18 +15,18 @@ import onnx_ir as ir
 from graphopt.pipeline.base import PassContext
 from graphopt_passes.prune_channels.groups import Group, is_scored
 from graphopt_passes.prune_channels.labelling import Labelling
-from graphopt_passes.prune_channels.scores.activation import activation
-from graphopt_passes.prune_channels.scores.bn import bn
-from graphopt_passes.prune_channels.scores.magnitude import l1, l2
-from graphopt_passes.prune_channels.scores.obs import obs
-from graphopt_passes.prune_channels.scores.random import random
+from graphopt_passes.prune_channels.scores.activation import activation_scores
+from graphopt_passes.prune_channels.scores.bn import bn_scores
+from graphopt_passes.prune_channels.scores.magnitude import l1_scores, l2_scores
+from graphopt_passes.prune_channels.scores.obs import obs_scores
+from graphopt_passes.prune_channels.scores.random import random_scores
 from graphopt_passes.prune_channels.scores.task import (
     Task,
     batch_within,
     is_depthwise,
     out_channel_axis,
 )
-from graphopt_passes.prune_channels.scores.taylor import taylor
+from graphopt_passes.prune_channels.scores.taylor import taylor_scores
 
 if TYPE_CHECKING:
     from graphopt_passes.prune_channels import PruneChannels
@@ -44,13 +44,13 @@ class Idea:
 
 
 SCORES = {
-    "activation": Idea(activation),
-    "bn": Idea(bn, fallback="l2"),
-    "l1": Idea(l1),
-    "l2": Idea(l2, fallback="l1"),
-    "obs": Idea(obs, fallback="activation"),
-    "random": Idea(random),
-    "taylor": Idea(taylor, fallback="activation"),
+    "activation": Idea(activation_scores),
+    "bn": Idea(bn_scores, fallback="l2"),
+    "l1": Idea(l1_scores),
+    "l2": Idea(l2_scores, fallback="l1"),
+    "obs": Idea(obs_scores, fallback="activation"),
+    "random": Idea(random_scores),
+    "taylor": Idea(taylor_scores, fallback="activation"),
 }
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from graphopt.ir import constant_array
 from graphopt.runtime.tap import require_finite, tap
 from graphopt_passes.prune_channels.labelling import Layer
-from graphopt_passes.prune_channels.scores.magnitude import l1
+from graphopt_passes.prune_channels.scores.magnitude import l1_scores
 from graphopt_passes.prune_channels.scores.task import (
     TAP_BYTES,
     Task,
@@ -22,7 +22,7 @@ from graphopt_passes.prune_channels.scores.task import (
 )
 
 
-def activation(task: Task) -> dict[int, float]:
+def activation_scores(task: Task) -> dict[int, float]:
     """For each atom the share of the energy of its readers that its channels carry.
 
     Summed over all layers that read channel c: |W[:, c]|^2 E[x_c^2] / E[|y|^2], where E is the mean
@@ -57,7 +57,7 @@ def activation(task: Task) -> dict[int, float]:
         product = np.prod([energies.get(value, axis) for value, axis in operands], axis=0)
         read, axis = next((v, axis) for v, axis in operands if task.is_labelled(v))
         task.add(scores, found.labels[str(read.name)][axis], product / max(total, 1e-30))
-    for atom, score in l1(task).items():
+    for atom, score in l1_scores(task).items():
         scores.setdefault(atom, score)
     return scores
 

@@ -10,7 +10,7 @@ from graphopt_passes.prune_channels.groups import is_scored
 from graphopt_passes.prune_channels.scores.task import Task
 
 
-def bn(task: Task) -> dict[int, float]:
+def bn_scores(task: Task) -> dict[int, float]:
     """For each atom the sum of |gamma| over the BatchNormalizations that scale its channels.
 
     Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming". It means

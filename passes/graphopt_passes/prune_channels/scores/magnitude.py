@@ -21,7 +21,7 @@ WEIGHTED = {
 """The inputs of operators that are weights, rather than offsets or statistics."""
 
 
-def l1(task: Task) -> dict[int, float]:
+def l1_scores(task: Task) -> dict[int, float]:
     """For each atom the sum of |w| over the weight slices that make its channels.
 
     Channels that no layer makes are made by a product with a constant on its left, or of more than
@@ -48,7 +48,7 @@ def l1(task: Task) -> dict[int, float]:
     return scores
 
 
-def l2(task: Task) -> dict[int, float]:
+def l2_scores(task: Task) -> dict[int, float]:
     """For each atom the sum of squares of all weight slices that it occurs in.
 
     That is the norm of a group of Fang et al. 2023, "DepGraph", section 3.3, squared: the

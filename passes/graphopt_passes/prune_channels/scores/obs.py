@@ -35,7 +35,7 @@ ROWS_PER_INPUT, MIN_ROWS, MAX_ROWS = 20, 4096, 60_000
 """Positions of all samples that a Gram matrix is made of: so many for each input, within limits."""
 
 
-def obs(task: Task) -> dict[int, float]:
+def obs_scores(task: Task) -> dict[int, float]:
     """For each atom the rise of the error of its readers when it goes, after those before it.
 
     In each group channels are taken away in the order that hurts least, and after each the other

@@ -32,7 +32,7 @@ class _Read:
     labels: Labels
 
 
-def taylor(task: Task) -> dict[int, float]:
+def taylor_scores(task: Task) -> dict[int, float]:
     """For each atom the mean over samples of |sum of x dL/dx| over all that read its channels.
 
     The sum goes over the positions and readers of a sample: it is the derivative of the loss L with
@@ -44,7 +44,7 @@ def taylor(task: Task) -> dict[int, float]:
     readers and the outputs, or if no layer or product reads its channels.
 
     Raises:
-        GraphoptError: if a value on the way is NaN or infinite.
+        GraphoptError: if what a layer reads, or an output, is NaN or infinite somewhere.
     """
     reads = list(_reads(task))
     outputs = [
@@ -60,7 +60,8 @@ def taylor(task: Task) -> dict[int, float]:
     atoms = np.unique(np.concatenate([task.found.atoms.roots(read.labels) for read in clear]))
     total = np.zeros(len(atoms))
     count = 0
-    for values, seeds, (rows, real) in _runs(task, backward, outputs):
+    checked = list(dict.fromkeys([*(read.name for read in clear), *outputs]))
+    for values, seeds, (rows, real) in _runs(task, backward, checked):
         gates = _gates(task, clear, backward.run(values, seeds), values, atoms, rows)
         total += np.abs(gates[:real]).sum(axis=0)
         count += len(gates[:real])
@@ -96,11 +97,11 @@ def _clear(task: Task, reads: list[_Read], blocked: Mapping[Edge, str]) -> list[
 
 
 def _runs(
-    task: Task, backward: Backward, outputs: list[str]
+    task: Task, backward: Backward, checked: list[str]
 ) -> Iterator[tuple[Feed, dict[str, Array], tuple[int, int]]]:
     """For each run: values, the gradient of the loss at the outputs, how many samples it has, and
-    how many of them are not copies that fill it up."""
-    names = list(dict.fromkeys([*backward.values, *outputs]))
+    how many of them are not copies that fill it up. The values `checked` have to be finite."""
+    names = list(dict.fromkeys([*backward.values, *checked]))
     known = [name for name in names if name in task.found.facts.shapes]
     batch = batch_within(task.found, known, TAP_BYTES)
     session = Session(tapped(task.model, names))
@@ -110,16 +111,26 @@ def _runs(
     )
     for number, (feed, real) in enumerate(feeds):
         values = session.run({name: a for name, a in feed.items() if name in session.inputs})
-        for name, array in values.items():
-            if array.dtype.kind == "f":
-                require_finite(name, array)
+        for name in checked:
+            require_finite(name, values[name])
         rows = len(next(iter(feed.values())))
         seeds = {
             value.name: _seed(value, values[value.name], rows, number)
             for value in task.model.graph.outputs
-            if value.name in outputs
+            if value.name in checked
         }
-        yield values, seeds, (rows, real)
+        yield {n: _without_masked(a) for n, a in values.items()}, seeds, (rows, real)
+
+
+def _without_masked(array: Array) -> Array:
+    """`array` with zeros for what is not finite.
+
+    In a model with finite outputs that is masked behind: its gradient is zero, which times
+    infinity would be NaN.
+    """
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return array
+    return np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _seed(output: ir.Value, y: Array, rows: int, number: int) -> Array:
