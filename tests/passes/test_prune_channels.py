@@ -64,7 +64,7 @@ def test_what_is_cut_is_told() -> None:
         ("ratio=many", "takes a number"),
         ("align=0", "align must be at least 1"),
         ("samples=1", "samples must be at least 8"),
-        ("score=l3", "did you mean 'l1'"),
+        ("score=l3", "did you mean 'l2'"),
         ("ration=0.5", "did you mean 'ratio'"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
 
 from graphopt.pipeline.base import (
     Effect,
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["PruneChannels"]
+
+Score: TypeAlias = Literal["activation", "bn", "l1", "l2", "obs", "random", "taylor"]
+DATA_SCORES = ("activation", "obs", "taylor")
+"""The scores that are measured on calibration data."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class PruneChannels(Pass):
     """
 
     ratio: float = 0.3
-    score: Literal["activation", "l1"] = "activation"
+    score: Score = "activation"
     compensate: bool = True
     align: int | None = None
     exclude: tuple[str, ...] = ()
@@ -64,8 +68,8 @@ class PruneChannels(Pass):
     def __post_init__(self) -> None:
         if not 0 < self.ratio < 1:
             raise ValueError(f"ratio must be above 0 and below 1, not {self.ratio}")
-        if self.score not in ("activation", "l1"):
-            raise ValueError(f"score must be activation or l1, not {self.score}")
+        if self.score not in get_args(Score):
+            raise ValueError(f"score must be {' or '.join(get_args(Score))}, not {self.score}")
         if self.align is not None and self.align < 1:
             raise ValueError(f"align must be at least 1, not {self.align}")
         if self.samples < 8:
@@ -74,7 +78,7 @@ class PruneChannels(Pass):
     def required(self) -> tuple[Need, ...]:
         """Calibration data, unless `{score=l1,compensate=false}`."""
         refits = self.compensate and not self.groups
-        return (Need.CALIBRATION,) if refits or self.score == "activation" else ()
+        return (Need.CALIBRATION,) if refits or self.score in DATA_SCORES else ()
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Prunes a copy of `model`, which itself stays as it is.

@@ -27,7 +27,7 @@ from graphopt_passes.prune_channels.rules_layout import RULES as LAYOUT
 from graphopt_passes.prune_channels.rules_linear import RULES as LINEAR
 from graphopt_passes.prune_channels.rules_pointwise import RULES as POINTWISE
 from graphopt_passes.prune_channels.rules_sequence import RULES as SEQUENCE
-from graphopt_passes.prune_channels.scores import activation_scores, l1_scores
+from graphopt_passes.prune_channels.scores import score
 from graphopt_passes.prune_channels.selfcheck import Check, self_check
 from graphopt_passes.prune_channels.sweep import SINGLE, Sweep
 
@@ -53,13 +53,13 @@ def prune(options: PruneChannels, model: ir.Model, context: PassContext) -> Pass
     found = analyse(original, samples, options.exclude, options.heads)
     _state_types(original, found)
     groups = find_groups(found)
-    scores = _score(options, original, found, context) if groups else {}
+    scores = score(options, original, found, groups, context)
     if options.groups:
         table = list_groups(original, found, groups, scores, samples)
         return PassResult(model, False, details={"groups": table})
     align = _alignment(options, context)
     cut = choose(found, groups, scores, options.ratio, align)
-    notes = _kept_notes(found)
+    notes = [*_kept_notes(found), *scores.notes]
     notes += [
         f"group '{group.name}' stays whole: its channels have no score"
         for group in groups
@@ -147,14 +147,6 @@ def _alignment(options: PruneChannels, context: PassContext) -> int:
 def _share_kept(groups: list[Group], cut: Cut) -> float:
     total = sum(len(group.atoms) for group in groups)
     return sum(cut.count(group.atoms) for group in groups) / max(total, 1)
-
-
-def _score(
-    options: PruneChannels, model: ir.Model, found: Labelling, context: PassContext
-) -> dict[int, float]:
-    if options.score == "l1" or context.calibration is None:
-        return l1_scores(model, found)
-    return activation_scores(model, found, context.calibration, options.samples, context.progress)
 
 
 def _reasons(found: Labelling) -> dict[str, Counter[str]]:
