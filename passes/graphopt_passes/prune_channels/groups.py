@@ -158,6 +158,11 @@ def is_scored(group: Group, scores: dict[int, float]) -> bool:
     return all(math.isfinite(scores.get(atom, math.nan)) for atom in group.atoms.tolist())
 
 
+def step_of(group: Group, align: int) -> int:
+    """How many atoms of each block make a multiple of `align` positions."""
+    return align // math.gcd(align, group.width * len(group.blocks))
+
+
 def choose(
     found: Labelling,
     groups: list[Group],
@@ -176,7 +181,7 @@ def choose(
             continue
         size = len(group.blocks[0])
         kept = size - math.floor(ratio * size + 1e-9)
-        step = align // math.gcd(align, group.width * len(group.blocks))
+        step = step_of(group, align)
         kept = min(size, max(1, -(-kept // step) * step))
         for block in group.blocks:
             order = sorted(block.tolist(), key=lambda atom: (scores[atom], atom))
