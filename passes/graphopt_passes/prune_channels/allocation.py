@@ -17,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphopt_passes.prune_channels.budget import Budget
-from graphopt_passes.prune_channels.groups import Cut, Group, step_of
+from graphopt_passes.prune_channels.groups import Cut, Group, spread, step_of
 from graphopt_passes.prune_channels.labelling import Labelling
 
 Array: TypeAlias = "NDArray[Any]"
 
 FLOOR = 0.2
 """The share of the channels of a group that stays in any case."""
+LEAST, MOST = 1e-9, 1e9
+"""Damage between these is told apart; a model that gives no numbers any more did the most."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,17 @@ class Ladder:
     scores: Array
 
     @staticmethod
-    def of(group: Group, scores: Mapping[int, float], align: int) -> Ladder:
-        """Counts are multiples of `align` positions, or all; not below the floor."""
+    def of(
+        group: Group, scores: Mapping[int, float], align: int, whole: int | None = None
+    ) -> Ladder:
+        """Counts are multiples of `align` positions, or all; not below the floor.
+
+        Args:
+            whole: how many channels a block had in the beginning, if some have gone before.
+        """
         size = len(group.blocks[0])
         step = step_of(group, align)
-        least = -(-max(1, math.ceil(FLOOR * size - 1e-9)) // step) * step
+        least = -(-max(1, math.ceil(FLOOR * (whole or size) - 1e-9)) // step) * step
         kept = (size, *(n for n in range(size - 1, 0, -1) if n % step == 0 and n >= least))
         ranks, sums = [], np.zeros(size + 1)
         for block in group.blocks:
@@ -70,33 +78,25 @@ def cut_of(found: Labelling, ladders: Sequence[Ladder], steps: Sequence[int]) ->
     gone = np.zeros(len(found.atoms), dtype=bool)
     for ladder, step in zip(ladders, steps, strict=True):
         gone[ladder.atoms[ladder.gone(step)]] = True
-    return Cut(gone[found.atoms.roots(np.arange(len(found.atoms), dtype=np.int64))])
+    return spread(found, gone)
 
 
 def damages(ladder: Ladder, measured: Mapping[int, float]) -> Array:
     """The damage expected at each step of a ladder, from that `measured` at some of them.
 
-    Between two measurements it grows as the scores do. It never grows more slowly than before:
-    where measurements say so, the mean of both stretches holds.
+    Up to the first measurement it grows as the sum of the scores that have gone. From one to the
+    next it grows by the same factor at each step, which is what measurements at many steps show.
     """
-    known = [(0, 0.0), *sorted(measured.items())]
-    pieces = [
-        [end - start, max(damage - before, 0.0)]
-        for (start, before), (end, damage) in zip(known, known[1:], strict=False)
-    ]
-    rising: list[list[float]] = []
-    for piece in pieces:
-        rising.append(piece)
-        while len(rising) > 1 and rising[-2][1] * rising[-1][0] > rising[-1][1] * rising[-2][0]:
-            steps, damage = rising.pop()
-            rising[-1] = [rising[-1][0] + steps, rising[-1][1] + damage]
-    result, at = [0.0], 0
-    for steps, damage in rising:
-        sums = ladder.scores[at : at + int(steps) + 1] - ladder.scores[at]
-        shares = sums / sums[-1] if sums[-1] > 0 else np.linspace(0, 1, len(sums))
-        result += (result[at] + damage * shares[1:]).tolist()
-        at += int(steps)
-    return np.array(result)
+    steps = sorted(measured)
+    known = np.maximum.accumulate([min(max(measured[s], LEAST), MOST) for s in steps])
+    curve = np.zeros(len(ladder.kept))
+    if not steps:
+        return curve
+    sums = ladder.scores[: steps[0] + 1]
+    even = np.linspace(0.0, 1.0, len(sums))
+    curve[: len(sums)] = known[0] * (sums / sums[-1] if sums[-1] > 0 else even)
+    curve[steps[0] :] = np.exp(np.interp(np.arange(steps[0], len(curve)), steps, np.log(known)))
+    return curve
 
 
 def allocate(
@@ -127,8 +127,8 @@ def allocate(
             continue
         steps[number] += 1
         lengths, left = after, left - saved
-        if steps[number] + 1 < len(ladder.kept):
-            following = _move(budget, number, steps[number], ladder, curve, lengths)
+        following = _move(budget, number, steps[number], ladder, curve, lengths)
+        if following[0] < math.inf:
             heapq.heappush(heap, (following[0], number))
         if left <= goal:
             # What several nodes share is only counted here.
@@ -145,5 +145,7 @@ def _move(
     lost = ladder.gone(step + 1) & ~ladder.gone(step)
     after = budget.without(number, lost.astype(np.float64), lengths)
     saved = budget.saved(number, lengths, after)
+    if saved <= 0:
+        return math.inf, 0.0, lengths
     damage = float(curve[step + 1] - curve[step])
-    return damage / max(saved, 1e-9), saved, after
+    return damage / saved, saved, after

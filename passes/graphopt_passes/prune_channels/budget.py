@@ -6,6 +6,7 @@ a term, its amount in the uncut model times the share of each of its axes that s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -22,6 +23,8 @@ from graphopt_passes.prune_channels.labelling import Labelling, Slot
 Quantity: TypeAlias = Literal["macs", "params", "bytes"]
 Array: TypeAlias = "NDArray[Any]"
 
+TITLES: dict[Quantity, str] = {"macs": "MACs", "params": "parameters", "bytes": "bytes of weights"}
+
 
 def amount(cost: Cost, quantity: Quantity) -> int:
     """The figure of `cost` that goes by the name `quantity`."""
@@ -29,8 +32,12 @@ def amount(cost: Cost, quantity: Quantity) -> int:
     return figures[quantity]
 
 
-def count_cost(model: ir.Model, found: Labelling) -> Cost:
-    """The cost of one sample, with the shapes that the analysis found where no others are known."""
+def count_cost(model: ir.Model, found: Labelling, cut: Cut | None = None) -> Cost:
+    """The cost of one sample, with the shapes that the analysis found where no others are known.
+
+    Args:
+        model: what `found` was made from, or that after `cut`.
+    """
     batch = {
         symbols[0]: found.facts.shapes[str(value.name)][0]
         for value in model.graph.inputs
@@ -39,8 +46,14 @@ def count_cost(model: ir.Model, found: Labelling) -> Cost:
     # The size of a free batch is a prime that divides no other dimension: see `choose_sizes`.
     size = next(iter(batch.values()), 1)
     shapes = {
-        name: tuple(n // size if n % size == 0 else n for n in shape)
-        for name, shape in found.facts.shapes.items()
+        name: tuple(
+            (n // size if n % size == 0 else n)
+            if cut is None or not cut.touches(labels)
+            else cut.count(labels)
+            for n, labels in zip(found.facts.shapes[name], axes, strict=True)
+        )
+        for name, axes in found.labels.items()
+        if name in found.facts.shapes
     }
     return measure(model, shapes)
 
@@ -87,12 +100,8 @@ class Budget:
 
     def left(self, cut: Cut) -> int:
         """What the model costs after `cut`."""
-        lengths = np.array([cut.count(labels) for labels in self._labels], dtype=np.float64)
-        return self.left_of(lengths) + self._of_shared(cut)
-
-    def left_of(self, lengths: Array) -> int:
-        """The same, but constants that several nodes share as they are."""
-        return self._fixed + int(_total(*self._all, lengths / self.full))
+        terms = _total(*self._all, self._lengths(cut) / self.full)
+        return self._fixed + int(terms) + self._of_shared(cut)
 
     def without(self, group: int, atoms: Array, lengths: Array) -> Array:
         """`lengths` after cutting those of the group's atoms that `atoms` (a mask) names."""
@@ -106,9 +115,13 @@ class Budget:
         terms = self._touching[group]
         return _total(*terms, before / self.full) - _total(*terms, after / self.full)
 
-    def share(self, group: int) -> int:
-        """What the parts of the uncut model cost that shrink with `group`."""
-        return int(self._touching[group][0].sum())
+    def part(self, group: int, cut: Cut | None = None) -> int:
+        """What the parts of the model that shrink with `group` cost, in all or after `cut`."""
+        lengths = self.full if cut is None else self._lengths(cut)
+        return int(_total(*self._touching[group], lengths / self.full))
+
+    def _lengths(self, cut: Cut) -> Array:
+        return np.array([cut.count(labels) for labels in self._labels], dtype=np.float64)
 
     def _of_nodes(self, model: ir.Model, macs: list[int]) -> Iterator[_Term]:
         slots = {use: slot for slot in self._found.slots for use in slot.uses}
@@ -154,7 +167,7 @@ class Budget:
                 for node, i in readers
             ):
                 continue  # scales and zero points are not parameters
-            size = int(np.prod([len(labels) for labels in slots[0].labels]))
+            size = math.prod(len(labels) for labels in slots[0].labels)
             unit = 1.0 if elements else self._found.facts.types[name].itemsize
             users = len(value.uses()) + value.is_graph_output()
             if len(slots) == 1 and users == len(slots[0].uses):
@@ -166,14 +179,14 @@ class Budget:
         """By how much constants with more than one slot grow: each user gets its own part."""
         more = 0.0
         for unit, users, slots in self._shared:
-            size = np.prod([len(labels) for labels in slots[0].labels])
-            parts: dict[bytes, float] = {}
+            size = math.prod(len(labels) for labels in slots[0].labels)
+            parts: dict[bytes, int] = {}
             moved = 0
             for slot in slots:
                 keeps = [cut.keep(labels) for labels in slot.labels]
                 if not all(keep.all() for keep in keeps):
                     key = b"|".join(keep.tobytes() for keep in keeps)
-                    parts[key] = np.prod([np.count_nonzero(keep) for keep in keeps])
+                    parts[key] = math.prod(int(np.count_nonzero(keep)) for keep in keeps)
                     moved += len(slot.uses)
             more += unit * (sum(parts.values()) - (size if moved == users else 0))
         return round(more)

@@ -42,7 +42,7 @@ def _is_float(value: Any) -> bool:
 
 
 def _is_classes(value: Array) -> bool:
-    return value.ndim == 2 and value.shape[1] > 1 or (value.ndim > 2 and _sums_to_one(value))
+    return (value.ndim == 2 and value.shape[1] > 1) or (value.ndim > 2 and _sums_to_one(value))
 
 
 def _sums_to_one(value: Array) -> bool:

@@ -15,15 +15,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from graphopt.data.feeds import Feed, Samples, batches, input_specs
+from graphopt.data.feeds import Samples, batches, input_specs
 from graphopt.data.parts import split
 from graphopt.progress import Progress
 from graphopt.reconstruction import Stream
 from graphopt.runtime.tap import require_finite, run_all, tap
 from graphopt_passes.prune_channels.allocation import Ladder, cut_of
-from graphopt_passes.prune_channels.apply import Editor
+from graphopt_passes.prune_channels.apply import cut_channels
 from graphopt_passes.prune_channels.divergence import divergence
-from graphopt_passes.prune_channels.groups import Cut, Group
+from graphopt_passes.prune_channels.groups import Cut, spread
 from graphopt_passes.prune_channels.labelling import Labelling, Layer
 from graphopt_passes.prune_channels.weights import LayerWeights
 
@@ -59,38 +59,46 @@ class Sensitivity:
 
 
 def measure_groups(
+    teacher: ir.Model,
     model: ir.Model,
     found: Labelling,
-    groups: Sequence[Group],
     ladders: Sequence[Ladder],
     samples: Samples,
     limit: int,
+    *,
+    refit: bool,
     progress: Progress,
 ) -> list[Sensitivity]:
-    """Measures each of `groups`, in their order, on samples that nothing is fitted on.
+    """Measures the group of each of `ladders` in `model`, on samples that nothing is fitted on.
+
+    Args:
+        teacher: says what the outputs should be; perhaps `model` itself.
+        limit: the number of samples to use, at most.
+        refit: whether the readers of a group make up for it.
 
     Raises:
         GraphoptError: if a value is NaN or infinite, or ONNX Runtime cannot run the model.
     """
     fitted, judging = split(samples, limit) or (samples, samples)
-    relations = _relations(model, found, fitted, progress)
+    relations = _relations(model, found, fitted, progress) if refit else {}
     feeds = [feed for feed, _ in batches(judging, input_specs(model), BATCH, JUDGES)]
     names = [str(value.name) for value in model.graph.outputs]
-    expected = run_all(model, feeds)
+    expected = run_all(teacher, feeds)
+    already = 0.0 if model is teacher else divergence(expected, run_all(model, feeds))
     stream = Stream(model, lambda: iter(feeds), budget=HELD_BYTES)
     places = [_first_node(model, found, ladder) for ladder in ladders]
     results: dict[int, Sensitivity] = {}
-    order = sorted(range(len(groups)), key=lambda number: (places[number], number))
+    order = sorted(range(len(ladders)), key=lambda number: (places[number], number))
     for number in progress.track(order, "measuring groups", len(order)):
-        ladder = ladders[number]
         stream.pass_to(model.graph[places[number]])
         damages = {}
-        for step in _steps(ladder):
-            cut = cut_of(found, [ladder], [step])
+        for step in _steps(ladders[number]):
+            cut = cut_of(found, [ladders[number]], [step])
             candidate = _refitted(model, found, cut, relations)
-            damages[step] = divergence(expected, list(stream.continued(candidate, names)))
+            outputs = list(stream.continued(candidate, names))
+            damages[step] = max(divergence(expected, outputs) - already, 0.0)
         results[number] = Sensitivity(damages)
-    return [results[number] for number in range(len(groups))]
+    return [results[number] for number in range(len(ladders))]
 
 
 def _steps(ladder: Ladder) -> list[int]:
@@ -105,7 +113,7 @@ def _first_node(model: ir.Model, found: Labelling, ladder: Ladder) -> int:
     """The first node that is not the same without the channels of a group."""
     mask = np.zeros(len(found.atoms), dtype=bool)
     mask[ladder.atoms] = True
-    cut = Cut(mask[found.atoms.roots(np.arange(len(found.atoms), dtype=np.int64))])
+    cut = spread(found, mask)
     for number, node in enumerate(model.graph):
         touched = (found.labels.get(str(value.name), []) for value in node.outputs)
         if any(cut.touches(axis) for labels in touched for axis in labels):
@@ -195,8 +203,7 @@ def _refitted(
     model: ir.Model, found: Labelling, cut: Cut, relations: dict[int, _Relation]
 ) -> ir.Model:
     """`model` after `cut`; the layers that read what is cut make up for it by themselves."""
-    pruned = model.clone()
-    Editor(pruned, found, cut).run()
+    pruned = cut_channels(model, found, cut)
     old_nodes = list(model.graph)
     new_nodes = {node.outputs[0].name: node for node in pruned.graph}
     for layer in found.layers:
