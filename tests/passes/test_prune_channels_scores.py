@@ -14,7 +14,7 @@ from graphopt import GraphoptError, PassContext
 from graphopt.data.arrays import ArraySamples
 from graphopt.data.feeds import input_specs
 from graphopt.runtime.session import Session
-from graphopt_passes.prune_channels import PruneChannels, run
+from graphopt_passes.prune_channels import PruneChannels, run, stages
 from graphopt_passes.prune_channels.facts import Facts
 from graphopt_passes.prune_channels.groups import choose, find_groups
 from graphopt_passes.prune_channels.scores import l1_scores
@@ -110,7 +110,7 @@ def test_products_with_other_weights_are_told_not_to_be_refitted() -> None:
 
 
 def test_channels_without_a_score_are_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "l1_scores", lambda model, found: {})
+    monkeypatch.setattr(stages, "l1_scores", lambda model, found: {})
     result = PruneChannels(**BARE).run(chain(), PassContext())
     assert not result.modified
     assert "group 'first' stays whole: its channels have no score" in result.notes

@@ -72,6 +72,7 @@ class _Way:
         """For params, macs and bytes."""
         whole, least = self.first.budget(quantity).whole, self.first.least(quantity)
         wanted = goal = self.target.goal(whole)
+        title = TITLES[quantity]
         for _ in range(CORRECTIONS + 1):
             pruned = self._prune_to(goal, quantity)
             cost = count_cost(pruned.model, self.task.found, pruned.cut)
@@ -80,12 +81,10 @@ class _Way:
                 break
             goal -= left - wanted
         details = {"target": {"demand": str(self.target), "most": wanted, "left": left}}
-        if left <= wanted:
-            return Reached(pruned, details=details)
-        unmet = (
-            f"{self.target} leaves at most {wanted:,.0f} {TITLES[quantity]}, not {left:,}: {KEEPS}"
-        )
-        return Reached(pruned, details=details, unmet=unmet)
+        if left > wanted:
+            unmet = f"{self.target} asks for {wanted:,.0f} {title}, {left:,} are left: {KEEPS}"
+            return Reached(pruned, details=details, unmet=unmet)
+        return Reached(pruned, (f"{self.target}: {whole:,} {title}, {left:,} are left",), details)
 
     def to_drop(self) -> Reached:
         evaluation = self.task.context.evaluation

@@ -56,8 +56,10 @@ def prune(options: PruneChannels, model: ir.Model, context: PassContext) -> Pass
     notes += [*telling.of_cut(task, pruned), *reached.notes]
     details = telling.details(task, first, pruned, target) | reached.details
     if not pruned.cut.gone.any():
-        notes.insert(0, telling.why_nothing(task, target))
-        return PassResult(model, False, notes=tuple(notes), details=details, unmet=reached.unmet)
+        nothing = () if reached.notes else (telling.why_nothing(task, target),)
+        return PassResult(
+            model, False, notes=(*nothing, *notes), details=details, unmet=reached.unmet
+        )
     check(pruned.model, where="prune-channels")
     rewrites = {
         "groups cut": sum(pruned.cut.touches(group.atoms) for group in task.groups),

@@ -22,17 +22,20 @@ from graphopt.reconstruction import Stream
 from graphopt.runtime.tap import require_finite, run_all, tap
 from graphopt_passes.prune_channels.allocation import Ladder, cut_of
 from graphopt_passes.prune_channels.apply import cut_channels
+from graphopt_passes.prune_channels.budget import count_cost
 from graphopt_passes.prune_channels.divergence import divergence
-from graphopt_passes.prune_channels.groups import Cut, spread
+from graphopt_passes.prune_channels.groups import Cut
 from graphopt_passes.prune_channels.labelling import Labelling, Layer
 from graphopt_passes.prune_channels.weights import LayerWeights
 
 Array: TypeAlias = "NDArray[Any]"
 
-FRACTIONS = (0.25, 0.5, 0.75)
-"""The shares of a group that are cut to measure it."""
+FRACTIONS = (0.25, 0.5, 1.0)
+"""The shares of a group that are cut to measure it, or as much as may be."""
 JUDGES = 64
-"""So many held-out samples are measured on, at most."""
+"""So many held-out samples are measured on, at most,"""
+LEAST_JUDGES, WORK = 8, 10**12
+"""and at least, where all runs together would take more multiply-accumulates than that."""
 BATCH = 16
 HELD_BYTES = 256 << 20
 """What the values at one place of the model may take, over all samples that judge."""
@@ -81,12 +84,13 @@ def measure_groups(
     """
     fitted, judging = split(samples, limit) or (samples, samples)
     relations = _relations(model, found, fitted, progress) if refit else {}
-    feeds = [feed for feed, _ in batches(judging, input_specs(model), BATCH, JUDGES)]
+    number = _judges(count_cost(model, found).macs, ladders)
+    feeds = [feed for feed, _ in batches(judging, input_specs(model), BATCH, number)]
     names = [str(value.name) for value in model.graph.outputs]
     expected = run_all(teacher, feeds)
     already = 0.0 if model is teacher else divergence(expected, run_all(model, feeds))
     stream = Stream(model, lambda: iter(feeds), budget=HELD_BYTES)
-    places = [_first_node(model, found, ladder) for ladder in ladders]
+    places = _first_nodes(model, found, ladders)
     results: dict[int, Sensitivity] = {}
     order = sorted(range(len(ladders)), key=lambda number: (places[number], number))
     for number in progress.track(order, "measuring groups", len(order)):
@@ -102,23 +106,30 @@ def measure_groups(
 
 
 def _steps(ladder: Ladder) -> list[int]:
-    """The steps that are measured: those next to `FRACTIONS`, and the last one in any case."""
+    """The steps that are measured: those next to `FRACTIONS`."""
     kept = np.array(ladder.kept)
-    wanted = [(1 - fraction) * kept[0] for fraction in FRACTIONS]
-    steps = {int(np.abs(kept - n).argmin()) for n in wanted} | {len(kept) - 1}
-    return sorted(steps - {0})
+    return sorted({int(np.abs(kept - (1 - f) * kept[0]).argmin()) for f in FRACTIONS} - {0})
 
 
-def _first_node(model: ir.Model, found: Labelling, ladder: Ladder) -> int:
-    """The first node that is not the same without the channels of a group."""
-    mask = np.zeros(len(found.atoms), dtype=bool)
-    mask[ladder.atoms] = True
-    cut = spread(found, mask)
-    for number, node in enumerate(model.graph):
-        touched = (found.labels.get(str(value.name), []) for value in node.outputs)
-        if any(cut.touches(axis) for labels in touched for axis in labels):
-            return number
-    return 0
+def _judges(macs: int, ladders: Sequence[Ladder]) -> int:
+    """On how many samples to measure a model of so many multiply-accumulates."""
+    runs = sum(len(_steps(ladder)) for ladder in ladders)
+    return min(JUDGES, max(LEAST_JUDGES, WORK // max(macs * runs, 1)))
+
+
+def _first_nodes(model: ir.Model, found: Labelling, ladders: Sequence[Ladder]) -> list[int]:
+    """For each group the first node that is not the same without its channels."""
+    home = np.full(len(found.atoms), -1)
+    for number, ladder in enumerate(ladders):
+        home[ladder.atoms] = number
+    home = home[found.atoms.roots(np.arange(len(home), dtype=np.int64))]
+    first: dict[int, int] = {}
+    for place, node in enumerate(model.graph):
+        for value in node.outputs:
+            for labels in found.labels.get(str(value.name), ()):
+                for number in np.unique(home[labels]).tolist():
+                    first.setdefault(number, place)
+    return [first.get(number, 0) for number in range(len(ladders))]
 
 
 @dataclass
