@@ -48,9 +48,9 @@ def prune(options: PruneChannels, model: ir.Model, context: PassContext) -> Pass
     first = Stage(task, task.teacher, task.found)
     notes = [*telling.of_kept(task.found), *telling.of_unscored(first)]
     if not first.scored:
-        nothing = telling.why_nothing(task, target)
-        unmet = None if target.kind == "ratio" else f"{target}: {nothing}"
-        return PassResult(model, False, notes=(nothing, *notes), unmet=unmet)
+        reason = telling.why_nothing(task, target)
+        unmet = None if target.kind == "ratio" else f"{target}: {reason}"
+        return PassResult(model, False, notes=(reason, *notes), unmet=unmet)
     reached = reach(target, task, first, lambda choice: _in_rounds(task, first, choice))
     pruned = reached.pruned
     notes += [*telling.of_cut(task, pruned), *reached.notes]
