@@ -32,14 +32,14 @@ Array: TypeAlias = "NDArray[Any]"
 
 FRACTIONS = (0.25, 0.5, 1.0)
 """The shares of a group that are cut to measure it, or as much as may be."""
-JUDGES = 64
+JUDGES = 128
 """So many held-out samples are measured on, at most,"""
 LEAST_JUDGES, WORK = 8, 10**12
 """and at least, where all runs together would take more multiply-accumulates than that."""
 BATCH = 16
 HELD_BYTES = 256 << 20
 """What the values at one place of the model may take, over all samples that judge."""
-FITTED, ROWS = 256, 64
+FITTED, ROWS = 384, 64
 """Samples, and positions of each, that channels are told from one another by."""
 MOMENT_BYTES = 512 << 20
 """What the covariances of all the layers that are looked at in one run may take."""
@@ -62,7 +62,6 @@ class Sensitivity:
 
 
 def measure_groups(
-    teacher: ir.Model,
     model: ir.Model,
     found: Labelling,
     ladders: Sequence[Ladder],
@@ -74,8 +73,10 @@ def measure_groups(
 ) -> list[Sensitivity]:
     """Measures the group of each of `ladders` in `model`, on samples that nothing is fitted on.
 
+    The outputs are compared with those of `model`, also where it has been cut before: what a
+    further cut adds to the distance from the original depends on chance more than on the group.
+
     Args:
-        teacher: says what the outputs should be; perhaps `model` itself.
         limit: the number of samples to use, at most.
         refit: whether the readers of a group make up for it.
 
@@ -87,8 +88,7 @@ def measure_groups(
     number = _judges(count_cost(model, found).macs, ladders)
     feeds = [feed for feed, _ in batches(judging, input_specs(model), BATCH, number)]
     names = [str(value.name) for value in model.graph.outputs]
-    expected = run_all(teacher, feeds)
-    already = 0.0 if model is teacher else divergence(expected, run_all(model, feeds))
+    expected = run_all(model, feeds)
     stream = Stream(model, lambda: iter(feeds), budget=HELD_BYTES)
     places = _first_nodes(model, found, ladders)
     results: dict[int, Sensitivity] = {}
@@ -100,7 +100,7 @@ def measure_groups(
             cut = cut_of(found, [ladders[number]], [step])
             candidate = _refitted(model, found, cut, relations)
             outputs = list(stream.continued(candidate, names))
-            damages[step] = max(divergence(expected, outputs) - already, 0.0)
+            damages[step] = divergence(expected, outputs)
         results[number] = Sensitivity(damages)
     return [results[number] for number in range(len(ladders))]
 

@@ -132,7 +132,7 @@ class Stage:
         task = self._task
         assert task.context.calibration is not None
         return measure_groups(
-            task.teacher, self.model, self.found, self.ladders, task.context.calibration,
+            self.model, self.found, self.ladders, task.context.calibration,
             task.options.samples, refit=task.refits, progress=task.context.progress,
         )  # fmt: skip
 
