@@ -47,8 +47,8 @@ def test_what_is_cut_is_told() -> None:
     model = chain()
     details = PruneChannels(ratio=0.3).run(model, noise(model)).details
     assert details["groups"] == [
-        {"group": "first", "channels": 10, "kept": 7},
-        {"group": "second", "channels": 8, "kept": 6},
+        {"group": "first", "channels": 10, "kept": 7, "macs": 35640, "macs_left": 20412},
+        {"group": "second", "channels": 8, "kept": 6, "macs": 25944, "macs_left": 13626},
     ]
     assert details["kept"] == {"head": {"graph output 'gemm_11'": 3}}
     assert details["self_check"]["worst"] < 1e-5
@@ -77,7 +77,9 @@ def test_options_print_back() -> None:
     text = "prune-channels{ratio=0.5,score=l1,compensate=false,align=8,exclude=[a/*,b]}"
     pipeline = parse(text)
     assert str(pipeline) == text
-    assert pipeline.steps[0] == PruneChannels(0.5, "l1", False, 8, ("a/*", "b"))
+    assert pipeline.steps[0] == PruneChannels(
+        ratio=0.5, score="l1", compensate=False, align=8, exclude=("a/*", "b")
+    )
 
 
 def test_the_options_are_light_to_import() -> None:
