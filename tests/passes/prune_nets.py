@@ -219,7 +219,7 @@ def evaluate(model: ir.Model, feed: Feed) -> Feed:
     return dict(zip(names, results, strict=True))
 
 
-BARE: dict[str, Any] = {"score": "l1", "compensate": False}
+BARE: dict[str, Any] = {"score": "l1", "compensate": "none"}
 
 
 def chain(kind: int = TensorProto.FLOAT, seed: int = 0) -> ir.Model:

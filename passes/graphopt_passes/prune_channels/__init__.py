@@ -34,8 +34,12 @@ class PruneChannels(Pass):
         ratio: the share of the channels of each group to cut, above 0 and below 1.
         score: which channels go. `activation`: those that carry the least energy into the layers
             that read them, measured on calibration data. `l1`: those with the smallest weights.
-        compensate: refit the weights that remain by least squares on calibration data, so
-            that each layer gives what it gave before. Little accuracy is left without it.
+        compensate: what is done, on calibration data, so that each layer gives what it gave before.
+            `ls`: its weights are refitted by least squares. `scale-shift`: each of its output
+            channels gets the mean and the variance that it had, as when BatchNorms are measured
+            anew. `bias`: each gets the mean that it had. `none`: little accuracy is left. With any
+            but `none`, the heads of attention are first turned so that their last channels matter
+            least.
         align: what is left of a group is rounded up to a multiple of this; none means what the
             target prefers for fp16, or else fp32: 8 on TensorRT and on CPUs, 1 on `generic`.
             Tensor cores prefer 16 for int8, but TensorRT pads to that itself, and small nets would
@@ -46,7 +50,7 @@ class PruneChannels(Pass):
 
     ratio: float = 0.3
     score: Literal["activation", "l1"] = "activation"
-    compensate: bool = True
+    compensate: Literal["ls", "scale-shift", "bias", "none"] = "ls"
     align: int | None = None
     exclude: tuple[str, ...] = ()
     samples: int = 512
@@ -61,14 +65,19 @@ class PruneChannels(Pass):
             raise ValueError(f"ratio must be above 0 and below 1, not {self.ratio}")
         if self.score not in ("activation", "l1"):
             raise ValueError(f"score must be activation or l1, not {self.score}")
+        ways = ("ls", "scale-shift", "bias", "none")
+        if self.compensate not in ways:
+            raise ValueError(f"compensate must be one of {', '.join(ways)}, not {self.compensate}")
         if self.align is not None and self.align < 1:
             raise ValueError(f"align must be at least 1, not {self.align}")
         if self.samples < 8:
             raise ValueError(f"samples must be at least 8, not {self.samples}")
 
     def required(self) -> tuple[Need, ...]:
-        """Calibration data, unless `{score=l1,compensate=false}`."""
-        return (Need.CALIBRATION,) if self.compensate or self.score == "activation" else ()
+        """Calibration data, unless `{score=l1,compensate=none}`."""
+        return (
+            (Need.CALIBRATION,) if self.compensate != "none" or self.score == "activation" else ()
+        )
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Prunes a copy of `model`, which itself stays as it is.

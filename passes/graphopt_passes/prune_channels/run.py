@@ -23,6 +23,7 @@ from graphopt_passes.prune_channels.apply import Editor
 from graphopt_passes.prune_channels.compensate import Refit, compensate
 from graphopt_passes.prune_channels.facts import choose_sizes, gather_facts
 from graphopt_passes.prune_channels.groups import Cut, Group, choose, find_groups, is_scored
+from graphopt_passes.prune_channels.heads import turn_heads
 from graphopt_passes.prune_channels.labelling import Labelling
 from graphopt_passes.prune_channels.rules_layout import RULES as LAYOUT
 from graphopt_passes.prune_channels.rules_linear import RULES as LINEAR
@@ -45,12 +46,18 @@ def prune(options: PruneChannels, model: ir.Model, context: PassContext) -> Pass
         raise GraphoptError(
             "needs calibration data to score channels and to refit weights",
             where="prune-channels",
-            fix="give some, or write prune-channels{score=l1,compensate=false}",
+            fix="give some, or write prune-channels{score=l1,compensate=none}",
         )
     _require_names(model, options.exclude)
     original = _without_detours(model)
     infer_shapes(original)
     found = analyse(original, samples, options.exclude)
+    if (
+        options.compensate != "none"
+        and samples is not None
+        and turn_heads(original, found, samples, options.samples, context.progress)
+    ):
+        found = analyse(original, samples, options.exclude)
     _state_types(original, found)
     groups = find_groups(found)
     scores = _score(options, original, found, context) if groups else {}
@@ -73,9 +80,18 @@ def prune(options: PruneChannels, model: ir.Model, context: PassContext) -> Pass
     if outcome is None:
         notes.append("ONNX Runtime cannot run this model: the result was not checked by running it")
     refit = Refit()
-    if options.compensate and samples is not None:
-        refit = compensate(original, pruned, found, cut, samples, options.samples, context.progress)
-    elif not options.compensate:
+    if options.compensate != "none" and samples is not None:
+        refit = compensate(
+            original,
+            pruned,
+            found,
+            cut,
+            samples,
+            options.samples,
+            context.progress,
+            options.compensate,
+        )
+    elif options.compensate == "none":
         notes.append("the remaining weights were not refitted: expect a large loss of accuracy")
     notes += [f"layer '{name}' was not refitted: {reason}" for name, reason in refit.declined]
     check(pruned, where="prune-channels")
