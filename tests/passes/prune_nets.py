@@ -236,7 +236,7 @@ def run_fast(model: ir.Model, feed: Feed) -> Feed:
     return session.run({name: feed[name] for name in session.inputs})
 
 
-BARE: dict[str, Any] = {"score": "l1", "compensate": False}
+BARE: dict[str, Any] = {"score": "l1", "compensate": "none"}
 
 
 def chain(kind: int = TensorProto.FLOAT, seed: int = 0) -> ir.Model:

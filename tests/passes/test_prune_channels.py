@@ -74,11 +74,11 @@ def test_invalid_options(options: str, message: str) -> None:
 
 
 def test_options_print_back() -> None:
-    text = "prune-channels{ratio=0.5,score=l1,compensate=false,align=8,exclude=[a/*,b]}"
+    text = "prune-channels{ratio=0.5,score=l1,compensate=none,align=8,exclude=[a/*,b]}"
     pipeline = parse(text)
     assert str(pipeline) == text
     assert pipeline.steps[0] == PruneChannels(
-        ratio=0.5, score="l1", compensate=False, align=8, exclude=("a/*", "b")
+        ratio=0.5, score="l1", compensate="none", align=8, exclude=("a/*", "b")
     )
 
 
@@ -91,9 +91,9 @@ def test_the_options_are_light_to_import() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("options", [{}, {"score": "l1"}, {"compensate": False}])
+@pytest.mark.parametrize("options", [{}, {"score": "l1"}, {"compensate": "none"}])
 def test_without_calibration_data_it_says_what_to_do(options: dict[str, Any]) -> None:
-    with pytest.raises(GraphoptError, match=r"prune-channels\{score=l1,compensate=false\}"):
+    with pytest.raises(GraphoptError, match=r"prune-channels\{score=l1,compensate=none\}"):
         PruneChannels(**options).run(chain(), PassContext())
 
 
@@ -116,7 +116,7 @@ def test_the_activation_score_sees_what_l1_does_not() -> None:
     model.graph.initializers["first.weight"].const_value = ir.tensor(loud, name="first.weight")
     feed = {name: np.abs(array) for name, array in random_feed(model, 64).items()}
     context = PassContext(calibration=ArraySamples("noise", feed, input_specs(model)))
-    step = PruneChannels(ratio=0.1, compensate=False)
+    step = PruneChannels(ratio=0.1, compensate="none")
     assert not np.isin(loud[4], weight(step.run(model, context).model, "first.weight")).any()
     by_weight = PruneChannels(ratio=0.1, **BARE).run(model, context)
     assert np.isin(loud[4], weight(by_weight.model, "first.weight")).all()

@@ -73,7 +73,7 @@ def test_products_with_other_weights_lose_what_is_dead(
     if dead_first:
         array = np.ascontiguousarray(array[tuple(slice(None, None, -1) for _ in array.shape)])
         model.graph.initializers["maker"].const_value = ir.tensor(array, name="maker")
-    step = PruneChannels(ratio=0.5, score=score, compensate=False)
+    step = PruneChannels(ratio=0.5, score=score, compensate="none")
     feed = random_feed(model, 2)
     samples = ArraySamples("noise", random_feed(model, 8), input_specs(model))
     result = step.run(model, PassContext(calibration=samples))
@@ -92,7 +92,7 @@ def test_a_product_weighs_what_it_reads() -> None:
     reader = weight(model, "reader").copy()
     reader[:, :4] = 0
     model.graph.initializers["reader"].const_value = ir.tensor(reader, name="reader")
-    result = PruneChannels(ratio=0.5, compensate=False).run(model, noise(model, 8))
+    result = PruneChannels(ratio=0.5, compensate="none").run(model, noise(model, 8))
     assert np.array_equal(weight(result.model, "maker"), maker[4:])
 
 

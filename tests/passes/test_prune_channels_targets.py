@@ -156,7 +156,7 @@ def test_invalid_targets(options: str, message: str) -> None:
 
 def test_what_targets_need(model: ir.Model) -> None:
     assert PruneChannels(max_drop=1).required() == (Need.CALIBRATION, Need.EVALUATION)
-    bare: dict[str, Any] = {"score": "l1", "compensate": False}
+    bare: dict[str, Any] = {"score": "l1", "compensate": "none"}
     assert PruneChannels(macs=0.5, **bare).required() == (Need.CALIBRATION,)
     assert PruneChannels(ratio=0.5, **bare).required() == ()
     with pytest.raises(GraphoptError, match="needs calibration data"):
@@ -172,7 +172,7 @@ def test_a_model_that_cannot_run_cannot_be_measured(options: str) -> None:
     own = net.node("Own", x, domain="my.domain")
     built = net.build(own, net.head(x, 8), domains=("my.domain",), check=False) if own else None
     assert built is not None
-    text = f"prune-channels{{{options},score=l1,compensate=false}}"
+    text = f"prune-channels{{{options},score=l1,compensate=none}}"
     with pytest.raises(GraphoptError, match="ONNX Runtime cannot run the model"):
         parse(text).steps[0].run(built, noise(built, 16))  # type: ignore[union-attr]
 

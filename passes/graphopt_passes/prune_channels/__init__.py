@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["PruneChannels"]
 
 Score: TypeAlias = Literal["activation", "bn", "l1", "l2", "obs", "random", "taylor"]
+Compensation: TypeAlias = Literal["ls", "scale-shift", "bias", "none"]
 DATA_SCORES = ("activation", "obs", "taylor")
 """The scores that are measured on calibration data."""
 TARGETS = ("ratio", "params", "macs", "bytes", "latency", "max_drop")
@@ -56,8 +57,12 @@ class PruneChannels(Pass):
             has cut and refitted.
         score: which channels go. `activation`: those that carry the least energy into the layers
             that read them, measured on calibration data. `l1`: those with the smallest weights.
-        compensate: refit the weights that remain by least squares on calibration data, so
-            that each layer gives what it gave before. Little accuracy is left without it.
+        compensate: what is done, on calibration data, so that each layer gives what it gave before.
+            `ls`: its weights are refitted by least squares. `scale-shift`: each of its output
+            channels gets the mean and the variance that it had, as when BatchNorms are measured
+            anew. `bias`: each gets the mean that it had. `none`: little accuracy is left. With any
+            but `none`, the heads of attention are first turned so that their last channels matter
+            least.
         align: what is left of a group is rounded up to a multiple of this; none means what the
             target prefers for fp16, or else fp32: 8 on TensorRT and on CPUs, 1 on `generic`.
             Tensor cores prefer 16 for int8, but TensorRT pads to that itself, and small nets would
@@ -77,7 +82,7 @@ class PruneChannels(Pass):
     max_drop: float | None = None
     rounds: int = 1
     score: Score = "activation"
-    compensate: bool = True
+    compensate: Compensation = "ls"
     align: int | None = None
     exclude: tuple[str, ...] = ()
     heads: bool = False
@@ -95,20 +100,23 @@ class PruneChannels(Pass):
             raise ValueError(f"rounds must be at least 1, not {self.rounds}")
         if self.score not in get_args(Score):
             raise ValueError(f"score must be {' or '.join(get_args(Score))}, not {self.score}")
+        ways = get_args(Compensation)
+        if self.compensate not in ways:
+            raise ValueError(f"compensate must be {' or '.join(ways)}, not {self.compensate}")
         if self.align is not None and self.align < 1:
             raise ValueError(f"align must be at least 1, not {self.align}")
         if self.samples < 8:
             raise ValueError(f"samples must be at least 8, not {self.samples}")
 
     def required(self) -> tuple[Need, ...]:
-        """Calibration data, unless `{score=l1,compensate=false}`, with `ratio` or no target."""
+        """Calibration data, unless `{score=l1,compensate=none}`, with `ratio` or no target."""
         if self.groups:
             return (Need.CALIBRATION,) if self.score in DATA_SCORES else ()
         if self.max_drop is not None:
             return (Need.CALIBRATION, Need.EVALUATION)
         if self._target() not in (None, "ratio"):
             return (Need.CALIBRATION,)
-        needed = self.compensate or self.score in DATA_SCORES
+        needed = self.compensate != "none" or self.score in DATA_SCORES
         return (Need.CALIBRATION,) if needed else ()
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:

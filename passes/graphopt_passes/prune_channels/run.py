@@ -19,6 +19,7 @@ from graphopt_passes.prune_channels.canonical import canonical
 from graphopt_passes.prune_channels.compensate import Refit, compensate
 from graphopt_passes.prune_channels.facts import choose_sizes, gather_facts
 from graphopt_passes.prune_channels.groups import Cut, find_groups
+from graphopt_passes.prune_channels.heads import turn_heads
 from graphopt_passes.prune_channels.labelling import Labelling
 from graphopt_passes.prune_channels.listing import list_groups
 from graphopt_passes.prune_channels.reaching import Choice, reach
@@ -94,17 +95,34 @@ def _in_rounds(task: Task, first: Stage, choice: Choice) -> Pruned:
 def _refitted(task: Task, model: ir.Model, gone: Cut) -> Refit:
     """Refits `model`, in place, which lacks the channels `gone` of the teacher."""
     samples, options = task.context.calibration, task.options
-    if not task.refits or samples is None:
+    if options.compensate == "none" or samples is None:
         return Refit()
-    progress = task.context.progress
-    return compensate(task.teacher, model, task.found, gone, samples, options.samples, progress)
+    return compensate(
+        task.teacher,
+        model,
+        task.found,
+        gone,
+        samples,
+        options.samples,
+        task.context.progress,
+        options.compensate,
+    )
 
 
 def _prepared(options: PruneChannels, model: ir.Model, context: PassContext) -> Task:
     """The model ready to be cut, and what is known of it."""
     teacher = canonical(model)
     infer_shapes(teacher)
-    found = analyse(teacher, context.calibration, options.exclude, options.heads)
+    samples = context.calibration
+    found = analyse(teacher, samples, options.exclude, options.heads)
+    refits = options.compensate != "none" and not options.groups
+    # Turned, the dimensions of heads differ in worth, and are cut one by one.
+    if (
+        refits
+        and samples is not None
+        and turn_heads(teacher, found, samples, options.samples, context.progress)
+    ):
+        found = analyse(teacher, samples, options.exclude, options.heads)
     _state_types(teacher, found)
     return Task(
         options,
@@ -113,7 +131,7 @@ def _prepared(options: PruneChannels, model: ir.Model, context: PassContext) -> 
         found,
         find_groups(found),
         align=_alignment(options, context),
-        refits=options.compensate,
+        refits=refits,
     )
 
 
@@ -150,7 +168,7 @@ def _require_data(options: PruneChannels, context: PassContext) -> None:
         raise GraphoptError(
             "needs calibration data to score channels and to refit weights",
             where="prune-channels",
-            fix="give some, or write prune-channels{score=l1,compensate=false}",
+            fix="give some, or write prune-channels{score=l1,compensate=none}",
         )
 
 
