@@ -1,19 +1,15 @@
-"""Layers whose weights can be refitted, and the residual sums that they end in."""
+"""Layers whose weights can be refitted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.ir import Names, constant_array, is_standard, label, sole_use
+from graphopt.ir import Names, constant_array, is_standard, label
 from graphopt.reconstruction import adder_behind, conv_matrix, conv_weight, set_constant
 from graphopt_passes.prune_blocks.dropping import Array
-
-NOTHING = 1e-3
-"""A channel that is scaled by less than so much of the largest scale makes up for nothing."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +84,7 @@ class Linear:
         if not is_standard(self.node, "MatMul"):
             self._set(self.node, 2, flat)
         elif (behind := adder_behind(self.node)) is not None:
-            adder, index = behind
-            old = constant_array(adder.inputs[index])
-            assert old is not None
-            self._set(adder, index, old.astype(np.float64) + flat)
+            self._set(*behind, added_behind(self.node) + flat)
 
     def _set(self, node: ir.Node, index: int, array: Array) -> None:
         """Gives `node` its own constant, in the type of the weight."""
@@ -99,89 +92,8 @@ class Linear:
         set_constant(Names(self.model), node, index, array.astype(self.array.dtype), base)
 
 
-@dataclass(frozen=True)
-class Residual:
-    """The sum behind a layer.
-
-    Attributes:
-        original, now: the other operand in the original model, and in the changed one.
-        undo: what leads from a change of the sum back to one of the layer's output.
-    """
-
-    original: str
-    now: str
-    undo: tuple[Callable[[Array], Array], ...]
-
-    def lacking(self, original: Iterator[Array], now: Iterator[Array]) -> Iterator[Array]:
-        """What the layer must give on top, for the sum to be what it was."""
-        for one, other in zip(original, now, strict=True):
-            lack = one.astype(np.float64) - other.astype(np.float64)
-            for step in reversed(self.undo):
-                lack = step(lack)
-            yield lack
-
-
-def residual_behind(node: ir.Node, original: Mapping[str | None, ir.Node]) -> Residual | None:
-    """The sum of two varying operands that the output of `node` goes to.
-
-    On the way there may be what moves or scales each channel: a bias, a normalization, a Transpose.
-
-    Args:
-        original: the nodes of the original model by the names of their first outputs.
-    """
-    value = node.outputs[0]
-    undo: list[Callable[[Array], Array]] = []
-    while (user := sole_use(value)) is not None and user.graph is node.graph:
-        step = _step(user, value)
-        if step is not None:
-            undo.append(step)
-            value = user.outputs[0]
-            continue
-        before = original.get(user.outputs[0].name)
-        if not is_standard(user, "Add") or before is None or not is_standard(before, "Add"):
-            return None
-        other = 1 - user.inputs.index(value)
-        now, then = user.inputs[other], before.inputs[other]
-        if now is None or then is None or constant_array(now) is not None:
-            return None
-        return Residual(str(then.name), str(now.name), tuple(undo))
-    return None
-
-
-def _step(node: ir.Node, value: ir.Value) -> Callable[[Array], Array] | None:
-    """How to get from a change of what `node` gives to one of `value`, which it reads."""
-    if is_standard(node, "Identity"):
-        return lambda lack: lack
-    if is_standard(node, "Transpose"):
-        perm = node.attributes.get_ints("perm", ())
-        return _turned(tuple(int(i) for i in np.argsort(perm)) or None)
-    if is_standard(node, "Add", "Mul"):
-        constant = constant_array(node.inputs[1 - node.inputs.index(value)])
-        if constant is None:
-            return None
-        return _scaled(constant) if node.op_type == "Mul" else (lambda lack: lack)
-    if is_standard(node, "BatchNormalization") and node.inputs[0] is value:
-        scale, variance = constant_array(node.inputs[1]), constant_array(node.inputs[4])
-        if scale is None or variance is None:
-            return None
-        factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
-        return _scaled(factor, axis=1)
-    return None
-
-
-def _turned(perm: Sequence[int] | None) -> Callable[[Array], Array]:
-    return lambda lack: lack.transpose(perm)
-
-
-def _scaled(factor: Array, axis: int | None = None) -> Callable[[Array], Array]:
-    """Divides by `factor`, which lies along `axis`, or as numpy aligns it."""
-    wide = factor.astype(np.float64)
-    usable = np.abs(wide) > NOTHING * np.abs(wide).max(initial=0.0)
-    inverse = np.divide(1.0, wide, where=usable, out=np.zeros_like(wide))
-
-    def divided(lack: Array) -> Array:
-        if axis is None:
-            return lack * inverse
-        return lack * inverse.reshape(-1, *[1] * (lack.ndim - 1 - axis))
-
-    return divided
+def added_behind(node: ir.Node) -> Array:
+    """What the Add behind a MatMul adds, float64; zero if there is none."""
+    behind = adder_behind(node) if is_standard(node, "MatMul") else None
+    array = None if behind is None else constant_array(behind[0].inputs[behind[1]])
+    return np.zeros(()) if array is None else array.astype(np.float64)

@@ -1,10 +1,8 @@
-"""The layers behind a dropped block, refitted by least squares to what they gave before.
+"""The layers behind a dropped block, refitted by least squares.
 
 Layer by layer, in the order of the graph, towards the original network (He, Zhang and Sun 2017,
-"Channel Pruning for Accelerating Very Deep Neural Networks"): a layer gets the weights with which,
-on what the changed network feeds it, it gives what it gave originally. One that ends in a residual
-sum also makes up for what the other operand lacks by now, so that the sum is right (section 3.2
-there, the last layer of a residual branch).
+"Channel Pruning for Accelerating Very Deep Neural Networks", section 3.1): a layer gets the weights
+with which it gives, on what the changed network feeds it, what it should; see `targets`.
 """
 
 from __future__ import annotations
@@ -22,7 +20,8 @@ from graphopt.progress import Progress
 from graphopt.reconstruction import Geometry, Moments, Stream, conv_rows, matrix_rows
 from graphopt.runtime.tap import require_finite
 from graphopt_passes.prune_blocks.dropping import Array
-from graphopt_passes.prune_blocks.linear import Linear, Residual, residual_behind
+from graphopt_passes.prune_blocks.linear import Linear, added_behind
+from graphopt_passes.prune_blocks.targets import Target, target_behind
 
 MAX_ROWS = 60_000
 """Rows (positions of all samples) that one layer is fitted on, at most."""
@@ -33,9 +32,9 @@ MAX_INPUTS = 4096
 HELD_BYTES = 512 << 20
 """What each of the two models may hold in memory between layers."""
 BATCH = 16
-FEWEST_BATCHES = 4
+FEWEST_RUNS = 4
 HELD_OUT = 4
-"""One batch in so many says whether a refit is any good."""
+"""One run in so many says whether a refit is any good."""
 
 
 @dataclass
@@ -52,7 +51,11 @@ class Refit:
 
 
 def refit(
-    original: ir.Model, model: ir.Model, changed: str, samples: Samples, progress: Progress
+    original: ir.Model,
+    model: ir.Model,
+    changed: str,
+    samples: Samples,
+    progress: Progress,
 ) -> Refit:
     """Refits the layers of `model`, in place, that depend on its value `changed`.
 
@@ -64,30 +67,22 @@ def refit(
     """
     result = Refit()
     specs = input_specs(original)
-    size = _batch(samples)
+    count = sum(1 for _ in samples)
+    size = max(1, min(BATCH, count // (2 * FEWEST_RUNS)))
     runs = sum(1 for _ in batches(samples, specs, size))
     layers = list(_layers(model, changed, result))
-    if runs < FEWEST_BATCHES:
+    if runs < FEWEST_RUNS:
         result.declined += [(linear.name, "too few samples to check it") for linear in layers]
         return result
 
     def feeds() -> Iterator[Feed]:
         return (feed for feed, _ in batches(samples, specs, size))
 
-    sides = _Sides(original, model, feeds)
+    sides = _Sides(original, model, feeds, layers)
     for number, linear in enumerate(progress.track(layers, "refitting layers", len(layers))):
-        if linear.matrix.shape[1] > MAX_INPUTS:
-            result.declined.append((linear.name, f"it has {linear.matrix.shape[1]} inputs"))
-            continue
         rows = min(MAX_ROWS, max(MIN_ROWS, ROWS_PER_INPUT * linear.matrix.shape[1]))
-        _solve(linear, sides.rows(linear, number, max(1, rows // runs)), result)
+        _solve(linear, sides.rows(number, max(1, rows // runs)), result)
     return result
-
-
-def _batch(samples: Samples) -> int:
-    """Samples in a run: few enough that some runs can be held out."""
-    count = sum(1 for _ in samples)
-    return max(1, min(BATCH, count // (2 * FEWEST_BATCHES)))
 
 
 def _layers(model: ir.Model, changed: str, result: Refit) -> Iterator[Linear]:
@@ -99,51 +94,44 @@ def _layers(model: ir.Model, changed: str, result: Refit) -> Iterator[Linear]:
         reached.update(value.name for value in node.outputs)
         if is_standard(node, "Conv", "Gemm", "MatMul"):
             linear = Linear.of(model, node)
-            if isinstance(linear, Linear):
-                yield linear
-            elif linear is not None:
+            if isinstance(linear, str):
                 result.declined.append((label(node), linear))
+            elif linear is not None and linear.matrix.shape[1] > MAX_INPUTS:
+                result.declined.append((label(node), f"it has {linear.matrix.shape[1]} inputs"))
+            elif linear is not None:
+                yield linear
 
 
 class _Sides:
     """Both models over the same samples: what a layer reads by now, and what it should give."""
 
     def __init__(
-        self, original: ir.Model, model: ir.Model, feeds: Callable[[], Iterator[Feed]]
+        self,
+        original: ir.Model,
+        model: ir.Model,
+        feeds: Callable[[], Iterator[Feed]],
+        layers: list[Linear],
     ) -> None:
         self._before = Stream(original, feeds, budget=HELD_BYTES)
         self._after = Stream(model, feeds, budget=HELD_BYTES)
-        self._nodes = {n.outputs[0].name: n for n in original.graph if n.outputs}
-        self._places = [
+        self._nodes = {str(v.name): n for n in original.graph for v in n.outputs}
+        self._then, self._now = (
             {str(v.name): place for place, node in enumerate(m.graph) for v in node.outputs}
             for m in (original, model)
-        ]
+        )
+        self._layers = layers
+        self._targets = [target_behind(linear.node) for linear in layers]
 
-    def rows(self, linear: Linear, number: int, quota: int) -> Iterator[tuple[Array, Array]]:
-        """X and Y of the layer for each run: at most `quota` rows, at random but always the same.
-
-        Args:
-            number: that of the layer.
-        """
-        name = str(linear.node.outputs[0].name)
-        before = self._nodes[name]
-        residual = self._residual(linear.node, before)
+    def rows(self, number: int, quota: int) -> Iterator[tuple[Array, Array]]:
+        """X and Y of the layer `number` for each run: at most `quota` rows, always the same."""
+        linear = self._layers[number]
         read = linear.node.inputs[0]
         assert read is not None
         inputs = self._after.values(linear.node, str(read.name), after=False)
-        outputs = self._before.values(before, name, after=True)
-        lacking: Iterator[Array | None] = iter(lambda: None, 0)
-        if residual is not None:
-            lacking = residual.lacking(
-                self._before.values(before, residual.original, after=True),
-                self._after.values(linear.node, residual.now, after=False),
-            )
-        for run, (x, y, lack) in enumerate(zip(inputs, outputs, lacking, strict=False)):
-            wanted = y.astype(np.float64)
-            if lack is not None and np.broadcast_shapes(lack.shape, y.shape) == y.shape:
-                wanted = wanted + lack
+        outputs = self._outputs(number)
+        for run, (x, y) in enumerate(zip(inputs, outputs, strict=True)):
             require_finite(str(read.name), x)
-            require_finite(name, wanted)
+            require_finite(str(linear.node.outputs[0].name), y)
             axis = 1 if linear.is_conv else -1
             total = y.size // y.shape[axis]
             rows = np.arange(total)
@@ -151,23 +139,40 @@ class _Sides:
                 generator = np.random.default_rng((number, run))
                 rows = np.sort(generator.choice(total, quota, replace=False))
             if not linear.is_conv:
-                yield matrix_rows(x, wanted, rows)
+                yield matrix_rows(x, y, rows)
                 continue
             kernel = linear.array.shape[2:]
             geometry = Geometry.of(linear.node, kernel, x.shape[2:], y.shape[2:])
-            yield conv_rows(x, wanted, geometry, len(linear.matrix), rows)
+            yield conv_rows(x, y, geometry, len(linear.matrix), rows)
 
-    def _residual(self, node: ir.Node, before: ir.Node) -> Residual | None:
-        """The sum that `node` ends in, if the other operand is there before the layer runs."""
-        residual = residual_behind(node, self._nodes)
-        if residual is None:
+    def _outputs(self, number: int) -> Iterator[Array]:
+        """What the layer `number` should give, for each run."""
+        node = self._layers[number].node
+        target = self._target(number)
+        if target is not None:
+            goals = self._before.values(self._nodes[target.goal], target.goal, after=True)
+            others = self._after.values(node, target.other, after=False)
+            for goal, other in zip(goals, others, strict=True):
+                yield target.output(goal, other)
+            return
+        name = str(node.outputs[0].name)
+        before = self._nodes[name]
+        shift = added_behind(before) - added_behind(node)
+        for output in self._before.values(before, name, after=True):
+            yield output + shift
+
+    def _target(self, number: int) -> Target | None:
+        """The target of the layer `number`, if all of it is there in time: the other operand before
+        the layer runs, the goal before the next layer does."""
+        target = self._targets[number]
+        if target is None:
             return None
-        names = (residual.original, residual.now)
-        ends = (before, node)
-        for places, name, end in zip(self._places, names, ends, strict=True):
-            if places.get(name, -1) >= places[str(end.outputs[0].name)]:
-                return None
-        return residual
+        name = str(self._layers[number].node.outputs[0].name)
+        if self._now.get(target.other, -1) >= self._now[name]:
+            return None
+        following = self._layers[number + 1 : number + 2]
+        nexts = [self._then[str(linear.node.outputs[0].name)] for linear in following]
+        return None if any(place <= self._then[target.goal] for place in nexts) else target
 
 
 def _solve(linear: Linear, rows: Iterator[tuple[Array, Array]], result: Refit) -> None:

@@ -12,13 +12,15 @@ from graphopt.ir.facts import Facts
 from graphopt.progress import Progress
 from graphopt_passes.eliminate_dead.elimination import eliminate_dead
 from graphopt_passes.prune_blocks.blocks import Block
-from graphopt_passes.prune_blocks.dropping import branch_means, drop
+from graphopt_passes.prune_blocks.dropping import Array, branch_means, drop
 from graphopt_passes.prune_blocks.influence import influences
 from graphopt_passes.prune_blocks.refit import Refit, refit
 from graphopt_passes.prune_blocks.survey import Priced, Survey
 from graphopt_passes.quantize.judge import Judge
 from graphopt_passes.quantize.mixed import Goal
 
+SHORTLIST = 3
+"""Of the blocks that are least needed by themselves, so many are tried with a refit behind them."""
 DIGITS = 1
 """Of a figure in dB that count: blocks that are equal in them go by their MACs."""
 
@@ -91,24 +93,32 @@ class Search:
         self, blocks: list[Block], facts: Facts, macs: Mapping[str, int]
     ) -> tuple[ir.Model, Dropped]:
         """The model without the block whose removal changes the outputs least."""
+        fits = self.compensate == "ls"
         fills = {}
         if self.compensate != "none":
             fills = branch_means(self.model, blocks, facts, self.samples, self.progress)
         figures = influences(self.model, blocks, fills, self.judge, self.progress)
         for block, figure in zip(blocks, figures, strict=True):
             self.alone.setdefault(block.branch, figure)
-        ranked = zip(figures, blocks, strict=True)
-        figure, block = max(
-            ranked, key=lambda pair: (round(pair[0], DIGITS), macs.get(pair[1].branch, 0))
-        )
-        trial = drop(self.model, block, fills.get(block.branch))
-        eliminate_dead(trial)
+
+        def rank(step: Dropped) -> tuple[float, int]:
+            return -round(step.sqnr_db, DIGITS), -macs.get(step.block.branch, 0)
+
+        steps = [Dropped(b, f, None) for b, f in zip(blocks, figures, strict=True)]
+        steps.sort(key=rank)
+        tried = [self._tried(step, fills) for step in steps[: SHORTLIST if fits else 1]]
+        return min(tried, key=lambda pair: rank(pair[1]))
+
+    def _tried(self, step: Dropped, fills: Mapping[str, Array]) -> tuple[ir.Model, Dropped]:
+        """The model after `step`, refitted if that is wanted, and brings the outputs nearer."""
+        plain = drop(self.model, step.block, fills.get(step.block.branch))
+        eliminate_dead(plain)
         if self.compensate != "ls":
-            return trial, Dropped(block, figure, None)
-        fitted = trial.clone()
-        done = refit(self.original, fitted, block.add, self.samples, self.progress)
-        after = self.judge.sqnr(fitted) if done.layers else figure
-        if not after > figure:
-            return trial, Dropped(block, figure, None)
+            return plain, step
+        fitted = plain.clone()
+        done = refit(self.original, fitted, step.block.add, self.samples, self.progress)
+        figure = self.judge.sqnr(fitted) if done.layers else step.sqnr_db
+        if not figure > step.sqnr_db:
+            return plain, step
         eliminate_dead(fitted)
-        return fitted, Dropped(block, after, done)
+        return fitted, Dropped(step.block, figure, done)
