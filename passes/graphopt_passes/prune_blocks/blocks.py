@@ -98,8 +98,11 @@ class _Finder:
 
     def _tree(self, root: ir.Node) -> _Sum | None:
         """The sum that ends with `root`, if one does."""
-        dtype = self._facts.dtype(root.outputs[0]) if self._is_sum(root) else None
-        if dtype is None or not dtype.is_floating_point() or self._is_inner(root):
+        if not self._is_sum(root) or self._is_inner(root):
+            return None
+        known = (self._facts.dtype(value) for value in (*root.outputs, *root.inputs))
+        dtype = next((dtype for dtype in known if dtype is not None), None)
+        if dtype is None or not dtype.is_floating_point():
             return None
         nodes, terms = [root], []
         for node in nodes:
@@ -107,7 +110,7 @@ class _Finder:
                 inner = None if value is None else value.producer()
                 if inner is not None and self._is_sum(inner) and self._is_inner(inner):
                     nodes.append(inner)
-                elif value is not None:
+                elif value is not None and not self._regions.is_fixed(value):
                     terms.append(value)
         return _Sum(tuple(nodes), tuple(dict.fromkeys(terms)))
 
@@ -115,8 +118,8 @@ class _Finder:
         """Whether `node` adds values that vary. A bias is part of its layer."""
         if not is_standard(node, *self._sums) or node.graph is not self._graph:
             return False
-        values = [value for value in node.inputs if value is not None]
-        return len(set(values)) > 1 and not any(map(self._regions.is_fixed, values))
+        given = {value for value in node.inputs if value is not None}
+        return sum(not self._regions.is_fixed(value) for value in given) > 1
 
     def _is_inner(self, node: ir.Node) -> bool:
         """Whether another sum alone reads the sum `node`."""

@@ -77,10 +77,10 @@ class Regions:
         queue: list[int] = []
         wanted: dict[int, list[ir.Value]] = {}
 
-        def want(value: ir.Value | None) -> None:
-            producer = None if value is None else value.producer()
-            if value is None or producer is None or producer not in self._place:
-                if value is not None and not self.is_fixed(value):
+        def want(value: ir.Value) -> None:
+            producer = value.producer()
+            if producer is None or producer not in self._place:
+                if not self.is_fixed(value):
                     entries[value] = None
                 return
             place = self._place[producer]
@@ -96,7 +96,7 @@ class Regions:
             seen = [self._seen_by(v, inside, readers if v in values else ()) for v in node.outputs]
             if not any(seen):
                 inside.add(node)
-                for read in node.inputs:
+                for read in _reads(node):
                     want(read)
             else:
                 entries.update((v, None) for v in wanted[place] if not self.is_fixed(v))
@@ -109,8 +109,8 @@ class Regions:
         reached: set[ir.Value] = set()
         found: set[ir.Node] = set()
         for node in region.nodes:
-            for value in node.inputs:
-                if value is not None and (value in reached or original in self._originals(value)):
+            for value in _reads(node):
+                if value in reached or original in self._originals(value):
                     found.add(node)
                     reached.update(node.outputs)
         return found
@@ -141,7 +141,7 @@ class Regions:
             node = current.producer()
             if node is not None and node not in found and self._place.get(node, -1) > first:
                 found.add(node)
-                stack.extend(read for read in node.inputs if read is not None)
+                stack.extend(_reads(node))
         return found if leads else set()
 
     def _seen_by(
@@ -188,6 +188,14 @@ class Regions:
         training = node.inputs[2] if len(node.inputs) > 2 else None
         array = constant_array(training)
         return training is None or (array is not None and not array.any())
+
+
+def _reads(node: ir.Node) -> Iterator[ir.Value]:
+    """What `node` reads, its subgraphs included."""
+    yield from (value for value in node.inputs if value is not None)
+    for graph in subgraphs(node):
+        for inner in walk(graph):
+            yield from (value for value in inner.inputs if value is not None)
 
 
 def _fixed(nodes: Sequence[ir.Node]) -> set[ir.Value]:
