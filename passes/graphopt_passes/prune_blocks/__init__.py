@@ -21,8 +21,8 @@ class PruneBlocks(Pass):
     A residual block adds to a value something that layers compute from that same value; without
     it the value goes through as it is. In a transformer, attention and MLP are a block each. All
     blocks are measured on calibration samples that are held out, one is dropped, what follows it
-    is refitted, and those that are left are measured again. Run it behind `simplify,fuse`: the
-    refit does more where a normalization is part of its layer.
+    is refitted, and those that are left are measured again. Run it behind `simplify,fuse`: only
+    layers whose weight is a constant are refitted.
 
     Attributes:
         n: how many blocks to drop; 1 if nothing else is demanded. Along with one of the next two

@@ -148,18 +148,21 @@ class _Sides:
     def _outputs(self, number: int) -> Iterator[Array]:
         """What the layer `number` should give, for each run."""
         node = self._layers[number].node
-        target = self._target(number)
-        if target is not None:
-            goals = self._before.values(self._nodes[target.goal], target.goal, after=True)
-            others = self._after.values(node, target.other, after=False)
-            for goal, other in zip(goals, others, strict=True):
-                yield target.output(goal, other)
-            return
         name = str(node.outputs[0].name)
         before = self._nodes[name]
         shift = added_behind(before) - added_behind(node)
-        for output in self._before.values(before, name, after=True):
-            yield output + shift
+        outputs = self._before.values(before, name, after=True)
+        target = self._target(number)
+        if target is None:
+            yield from (output + shift for output in outputs)
+            return
+        goals = self._before.values(self._nodes[target.goal], target.goal, after=True)
+        others = self._after.values(node, target.other, after=False)
+        for output, goal, other in zip(outputs, goals, others, strict=True):
+            wanted = target.output(goal, other)
+            # A sum of another size repeats the output of the layer along an axis.
+            fits = wanted.size == output.size
+            yield wanted.reshape(output.shape) if fits else output + shift
 
     def _target(self, number: int) -> Target | None:
         """The target of the layer `number`, if all of it is there in time: the other operand before

@@ -48,17 +48,22 @@ def target_behind(node: ir.Node) -> Target | None:
     """The sum that the output of `node`, a layer of the changed model, goes to.
 
     On the way there may be what shifts or scales each channel, or moves it: a bias, a
-    normalization, a Transpose. None if something else comes first.
+    normalization, a Transpose; right behind a product with a matrix, a Reshape. None if something
+    else comes first.
     """
     value = node.outputs[0]
     undo: list[Callable[[Array], Array]] = []
+    in_rows = not is_standard(node, "Conv")
     while True:
         user = sole_use(value)
         if user is None or user.graph is not node.graph:
             return None
         step = _undo(user, value)
+        if is_standard(user, "Reshape") and user.inputs[0] is value and in_rows:
+            step = _to_rows(node)
         if step is None:
             break
+        in_rows = in_rows and not is_standard(user, "Transpose")
         undo.append(step)
         value = user.outputs[0]
     if not is_standard(user, "Add"):
@@ -67,6 +72,15 @@ def target_behind(node: ir.Node) -> Target | None:
     if other is None or constant_array(other) is not None:
         return None
     return Target(str(user.outputs[0].name), str(other.name), tuple(undo))
+
+
+def _to_rows(layer: ir.Node) -> Callable[[Array], Array] | None:
+    """Back to rows of what `layer`, a product with a matrix, gives, for their order is the same."""
+    weight = constant_array(layer.inputs[1])
+    if weight is None or weight.ndim != 2:
+        return None
+    width = weight.shape[0 if layer.attributes.get_int("transB", 0) else 1]
+    return lambda array: array.reshape(-1, width)
 
 
 def _undo(node: ir.Node, value: ir.Value) -> Callable[[Array], Array] | None:
