@@ -120,7 +120,8 @@ def _decide(
     if not runs:
         return decision, None
     simulator = Simulator(model, context, options.samples)
-    return simulator.repair(decision, _goal(options, model, low))
+    demanded = options.min_sqnr is not None
+    return simulator.repair(decision, _goal(options, model, low), demanded=demanded)
 
 
 def _runs(model: ir.Model) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import onnx_ir as ir
@@ -10,11 +11,21 @@ from graphopt.ir import constant_array, constant_tensor, is_standard
 from graphopt_passes.cast_precision.constants import Constants
 from graphopt_passes.cast_precision.low import Loss, LowType
 from graphopt_passes.cast_precision.signature import Signatures
-from graphopt_passes.cast_precision.tables import ADDITIVE, BOUNDED, PRODUCTS
+from graphopt_passes.cast_precision.tables import (
+    ADDITIVE,
+    BOUNDED,
+    PRODUCTS,
+    UNBOUNDED,
+    WEIGHTED,
+)
 
 _INTEGERS = 128.0
 """What a DequantizeLinear multiplies its scale with, at most."""
-_MOST = 1e300
+
+
+def _finite(magnitude: float) -> float:
+    """`magnitude`, or that of ordinary values where it is infinite or not known."""
+    return magnitude if math.isfinite(magnitude) else 1.0
 
 
 class Magnitudes:
@@ -65,39 +76,62 @@ class Magnitudes:
         return 0 < self._estimates.get(value, 1.0) < self._least
 
     def _estimate(self, node: ir.Node) -> float:
-        if is_standard(node, "Constant", *BOUNDED):
+        """Of the results of `node`, if they were not measured: infinite if nothing bounds them."""
+        if is_standard(node, "Constant", *BOUNDED) or not node.outputs:
             return 1.0
         if is_standard(node, "ConstantOfShape"):
             fill = node.attributes.get("value")
             if fill is None or fill.is_ref():
                 return 1.0
             return self._unusual(abs(float(fill.as_tensor().numpy().reshape(-1)[0])))
-        if is_standard(node, "Pow") and len(node.inputs) == 2:
-            exponent = constant_array(node.inputs[1])
-            base = self._of(node, 0)
-            if exponent is None or exponent.size != 1 or base == 1.0:
-                return 1.0
-            return float(min(base ** min(float(exponent.reshape(-1)[0]), 8.0), _MOST))
-        if is_standard(node, "Div"):
-            return self._of(node, 0) / max(self._of(node, 1), 1 / _MOST)
-        if is_standard(node, "Reciprocal"):
-            return 1 / max(self._of(node, 0), 1 / _MOST)
+        if is_standard(node, *UNBOUNDED):
+            return self._power(node) if node.op_type == "Pow" else math.inf
+        if is_standard(node, "Sqrt"):
+            return _finite(math.sqrt(self._of(node, 0)))
+        if is_standard(node, "Div", "Reciprocal"):
+            one, other = (
+                (self._of(node, 0), self._of(node, 1))
+                if len(node.inputs) > 1
+                else (
+                    1.0,
+                    self._of(node, 0),
+                )
+            )
+            return one if math.isfinite(other) and not math.isfinite(one) else _finite(one / other)
         if is_standard(node, "DequantizeLinear"):
             loss = self._constants.loss(node.inputs[1])
             return 1.0 if loss is None else self._unusual(loss.peak * _INTEGERS)
-        added = ADDITIVE.get(node.op_type, ()) if is_standard(node, *PRODUCTS) else ()
-        factors = [self._of(node, i) for i in range(len(node.inputs)) if i not in added]
         if is_standard(node, *PRODUCTS):
-            product = 1.0
-            for factor in factors:
-                product = min(product * factor, _MOST)
-            return product
+            return self._product(node)
         varying = [
             factor
-            for factor, value in zip(factors, node.inputs, strict=False)
-            if factor != 1.0 or (value is not None and constant_tensor(value) is None)
+            for index, value in enumerate(node.inputs)
+            if (factor := self._of(node, index)) != 1.0
+            or (value is not None and constant_tensor(value) is None)
         ]
         return max(varying, default=1.0)
+
+    def _power(self, node: ir.Node) -> float:
+        exponent = constant_array(node.inputs[1])
+        if exponent is None or exponent.size != 1:
+            return math.inf
+        power, base = float(exponent.reshape(-1)[0]), self._of(node, 0)
+        if power <= 1:
+            return 1.0 if base == 1.0 else _finite(base**power)
+        return math.inf
+
+    def _product(self, node: ir.Node) -> float:
+        added = ADDITIVE.get(node.op_type, ())
+        read = [i for i in range(len(node.inputs)) if i not in added]
+        if all(self._of(node, index) == 1.0 for index in read):
+            return 1.0
+        losses = [self._constants.loss(node.inputs[index]) for index in read]
+        product = math.prod(
+            self._of(node, index) if loss is None else loss.peak
+            for index, loss in zip(read, losses, strict=True)
+        )
+        is_weighted = is_standard(node, *WEIGHTED)
+        return _finite(product) if is_weighted else product
 
     def _of(self, node: ir.Node, index: int) -> float:
         """The magnitude of an input; 1 for whatever is ordinary."""

@@ -23,12 +23,13 @@ from graphopt.runtime.tap import tapped
 from graphopt_passes.cast_precision.decide import Decision, fill
 from graphopt_passes.cast_precision.rewrite import Writer
 
-ROUNDS = 8
+ROUNDS = 16
 """How many times nodes are given back, at most."""
 PART = 0.02
 """The part of the low nodes that is given back at a time."""
-LEAST_GAIN_DB = 0.5
-"""A round that gains less is taken back, and is the last."""
+LEAST_GAIN_DB = 3.0
+"""What a round must gain where nobody demands a ratio: the rounding of every layer adds up, and no
+few nodes are to blame then."""
 TAPPED_SAMPLES = 4
 GROUP_BYTES = 1 << 28
 """The bytes of the tensors that are looked at in one run, at most."""
@@ -84,25 +85,32 @@ class Simulator:
             comparer.add(expected, session.run(feed))
         return Fidelity.of(comparer.result())
 
-    def repair(self, decision: Decision, goal: float) -> tuple[Decision, Fidelity]:
-        """Leaves nodes in fp32, those that lose most first, until the outputs keep `goal` dB."""
+    def repair(
+        self, decision: Decision, goal: float, *, demanded: bool
+    ) -> tuple[Decision, Fidelity]:
+        """Leaves nodes in fp32, those that lose most first, until the outputs keep `goal` dB.
+
+        Args:
+            demanded: whether to go on though a round gains little.
+        """
         best, fidelity = decision, self.fidelity(decision)
+        tried, result = best, fidelity
         for _ in range(ROUNDS):
-            if fidelity.finite and fidelity.sqnr_db >= goal:
+            if result.finite and result.sqnr_db >= goal:
                 break
-            worst = self._worst(best)
+            worst = self._worst(tried)
             if not worst:
                 break
-            tried = replace(best, left=dict(best.left))
+            tried = replace(tried, left=dict(tried.left))
             for node in worst:
                 tried.leave(node, "it loses most")
             fill(tried)
             result = self.fidelity(tried)
-            if result.finite <= fidelity.finite and (
-                result.sqnr_db < fidelity.sqnr_db + LEAST_GAIN_DB
-            ):
+            gain = result.sqnr_db - fidelity.sqnr_db
+            if result.finite > fidelity.finite or gain >= (0.0 if demanded else LEAST_GAIN_DB):
+                best, fidelity = tried, result
+            elif not demanded:
                 break
-            best, fidelity = tried, result
         return best, fidelity
 
     def _simulated(self, decision: Decision) -> ir.Model:

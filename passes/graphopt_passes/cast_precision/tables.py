@@ -49,11 +49,14 @@ PERIODIC = frozenset({"Sin", "Cos"})
 LARGEST_ANGLE = 4.0
 """An angle of many turns loses what is left of the last one."""
 
+UNBOUNDED = GROWING | {"ReduceSum", "ReduceL1", "ReduceSumSquare", "ReduceProd", "CumSum"}
+"""Operators whose results may be of any size where none was measured."""
+
 BOUNDED = frozenset(
     {
         *("Softmax", "LogSoftmax", "Sigmoid", "Tanh", "Erf", "Sin", "Cos", "HardSigmoid"),
         *("Softsign", "LayerNormalization", "InstanceNormalization", "GroupNormalization"),
-        *("RMSNormalization", "LpNormalization", "Sign", "Hardmax", "Log", "Sqrt", "Atan"),
+        *("RMSNormalization", "LpNormalization", "Sign", "Hardmax", "Log", "Atan"),
     }
 )
 """Operators whose results say nothing of how large their inputs are."""
