@@ -283,7 +283,8 @@ def fill(decision: Decision) -> None:
         changed = False
         for node in decision.signatures.nodes:
             if decision.is_low(node) and _is_between(node, decision):
-                decision.leave(node, "between nodes in fp32")
+                is_pair = is_standard(node, "QuantizeLinear", "DequantizeLinear")
+                decision.leave(node, f"{'beside' if is_pair else 'between'} nodes in fp32")
                 changed = True
 
 
@@ -294,6 +295,9 @@ def _is_between(node: ir.Node, decision: Decision) -> bool:
     if is_standard(node, "DequantizeLinear"):
         users = list(node.outputs[0].uses())
         return bool(users) and all(_wants_float(user, i, decision) for user, i in users)
+    if is_standard(node, "Cast", "ConstantOfShape") and signature.outputs:
+        uses = list(node.outputs[0].uses())
+        return all(_wants_float(user, index, decision) for user, index in uses)
     if not signature.inputs or is_standard(node, *WEIGHTED):
         return False
     read = [node.inputs[index] for index in sorted(signature.inputs)]

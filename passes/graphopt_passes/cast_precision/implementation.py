@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -28,6 +27,8 @@ WHERE = "pass 'cast-precision'"
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
 _LOW_SCALES_OPSET = 19
 """The first opset in which a scale may be of 16 bits."""
+_QUANTIZED_GOAL = 30.0
+"""What goes into an integer beside a rounding boundary may come out as the next one."""
 
 
 def run(options: CastPrecision, model: ir.Model, context: PassContext) -> PassResult:
@@ -136,5 +137,7 @@ def _runs(model: ir.Model) -> bool:
 def _goal(options: CastPrecision, model: ir.Model, low: LowType) -> float:
     if options.min_sqnr is not None:
         return options.min_sqnr
-    has_softmax = Counter(is_standard(node, "Softmax", "Attention") for node in model.graph)[True]
-    return low.goals[1 if has_softmax else 0]
+    if any(is_standard(node, "QuantizeLinear") for node in model.graph):
+        return _QUANTIZED_GOAL
+    has_softmax = any(is_standard(node, "Softmax", "Attention") for node in model.graph)
+    return low.goals[has_softmax]

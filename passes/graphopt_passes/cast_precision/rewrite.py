@@ -80,6 +80,10 @@ class Writer:
         if not self._simulated:
             for value in self._stored_low:
                 value.type = ir.TensorType(low.dtype)
+                if value.const_value is not None:  # what an input is by default
+                    value.const_value = low_tensor(
+                        value.const_value, low, str(value.name), mask=False, simulated=False
+                    )
         else:
             self._stored_low.difference_update(self._model.graph.inputs)
         self._wanted: dict[ir.Value, set[bool]] = {}

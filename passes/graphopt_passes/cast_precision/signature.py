@@ -125,11 +125,15 @@ class Signatures:
             return "it is a function of the model"
         if next(subgraphs(node), None) is not None:
             return "what goes in and out of its subgraphs keeps its type"
-        if schema_of(node.op_type, self._opset) is None:
+        schema = schema_of(node.op_type, self._opset)
+        if schema is None:
             return f"opset {self._opset} does not define it"
-        for value in (*node.inputs, *node.outputs):
-            if value is not None and not isinstance(value.type, ir.TensorType | None):
-                return "it deals with other values than tensors"
+        values = [value for value in (*node.inputs, *node.outputs) if value is not None]
+        if any(not isinstance(value.type, ir.TensorType | None) for value in values) or any(
+            not any(kind.startswith("tensor(") for kind in formal.types)
+            for formal in (*schema.inputs, *schema.outputs)
+        ):
+            return "it deals with other values than tensors"
         return None
 
     def _by_attribute(self, node: ir.Node) -> Signature:
