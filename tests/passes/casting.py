@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +18,6 @@ from graphopt.pipeline.base import PassContext, PassResult
 from graphopt.runtime.session import Session
 from graphopt.targets import get_target
 from graphopt_passes.cast_precision import CastPrecision
-
-NOT_FLOAT = re.compile(r"INT|BOOL|STRING")
 
 
 def proto(
@@ -85,7 +82,7 @@ class Cast:
 
         The reference evaluator computes in numpy, where fp16 overflows.
         """
-        expected = ReferenceEvaluator(self.before).run(None, dict(feed))
+        expected = Session(load(self.before.SerializeToString()), threads=1).run(feed).values()
         with np.errstate(all="ignore"):
             got = ReferenceEvaluator(self.after).run(None, dict(feed))
         ratios = []

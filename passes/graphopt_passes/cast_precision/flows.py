@@ -91,9 +91,28 @@ def statistics(nodes: list[ir.Node], signatures: Signatures) -> Iterator[ir.Node
         from_inside = [v for v in floats if v is not None and v.producer() in inside]
         if not from_inside:
             continue
-        if len(from_inside) == len(floats) or node.op_type == "Sub":
+        if len(from_inside) == len(floats):
             inside.add(node)
             yield node
+        elif node.op_type == "Sub":  # mean(x^2) - mean(x)^2
+            others = [v for v in floats if v is not None and v not in from_inside]
+            for one in (node, *_means(others)):
+                inside.add(one)
+                yield one
+
+
+def _means(values: list[ir.Value]) -> Iterator[ir.Node]:
+    """The nodes that make `values` out of means, and the means; nothing above them."""
+    pending, seen = list(values), set(values)
+    while pending:
+        producer = pending.pop().producer()
+        if producer is None or not is_standard(producer, *MEANS, *STATISTICS):
+            continue
+        yield producer
+        if not is_standard(producer, *MEANS):
+            fresh = [v for v in producer.inputs if v is not None and v not in seen]
+            pending.extend(fresh)
+            seen.update(fresh)
 
 
 def _square(node: ir.Node) -> ir.Node | None:
