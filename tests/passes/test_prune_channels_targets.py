@@ -26,7 +26,7 @@ from graphopt_passes.prune_channels.budget import TITLES, Quantity, amount
 from graphopt_passes.prune_channels.divergence import divergence
 from graphopt_passes.prune_channels.groups import find_groups
 from graphopt_passes.prune_channels.run import analyse
-from graphopt_passes.prune_channels.scores import activation_scores
+from graphopt_passes.prune_channels.scores import score
 
 
 def branches() -> ir.Model:
@@ -317,8 +317,9 @@ def test_values_are_measured_alike_whether_or_not_they_can_be_held(
 ) -> None:
     found = analyse(model)
     assert context.calibration is not None
-    scores = activation_scores(model, found, context.calibration, 64, Quiet())
-    ladders = [Ladder.of(group, scores, 1) for group in find_groups(found)]
+    groups = find_groups(found)
+    scores = score(PruneChannels(samples=64), model, found, groups, context)
+    ladders = [Ladder.of(group, scores, 1) for group in groups]
     measured = []
     for budget in (1 << 28, 0):
         monkeypatch.setattr(sensitivity, "HELD_BYTES", budget)
@@ -343,8 +344,9 @@ def test_refitting_the_readers_makes_a_group_less_sensitive(
 ) -> None:
     found = analyse(model)
     assert context.calibration is not None
-    scores = activation_scores(model, found, context.calibration, 64, Quiet())
-    ladders = [Ladder.of(group, scores, 1) for group in find_groups(found)]
+    groups = find_groups(found)
+    scores = score(PruneChannels(samples=64), model, found, groups, context)
+    ladders = [Ladder.of(group, scores, 1) for group in groups]
     both = [
         sensitivity.measure_groups(
             model, found, ladders, context.calibration, 64, refit=refit, progress=Quiet()
