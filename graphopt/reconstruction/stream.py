@@ -87,10 +87,12 @@ class Stream:
         """The values `names` of another model for each batch, computed from where the stream is.
 
         Args:
-            model: the same up to there, and what it reads from there on has the same names.
+            model: the same up to there but for what it has no use for, and what it reads from
+                there on has the same names.
         """
         inputs = [str(value.name) for value in self._model.graph.inputs]
-        known = list(self._held[0]) if self._held else inputs
+        there = ir.convenience.create_value_mapping(model.graph)
+        known = [name for name in (self._held[0] if self._held else inputs) if name in there]
         session = Session(stretch(model, known, names, self._types()))
         for feed in self._source():
             yield session.run({name: feed[name] for name in session.inputs})
