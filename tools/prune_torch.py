@@ -105,10 +105,18 @@ def _silence(net: nn.Module, name: str, reads: bool, gone: list[int]) -> None:
     if isinstance(module, nn.LayerNorm):
         parent, _, leaf = name.rpartition(".")
         setattr(net.get_submodule(parent), leaf, MaskedNorm(module, gone))
-    elif getattr(module, "groups", 1) == 1:
+    elif not isinstance(module, nn.modules.conv._ConvNd):
         with torch.no_grad():
-            axis = 0 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 1
-            module.weight.index_fill_(axis, torch.tensor(gone), 0.0)
+            module.weight.index_fill_(1, torch.tensor(gone), 0.0)
+    elif module.transposed:
+        with torch.no_grad():
+            module.weight.index_fill_(0, torch.tensor(gone), 0.0)
+    elif module.groups < module.in_channels:
+        inputs, outputs = module.in_channels // module.groups, module.out_channels // module.groups
+        with torch.no_grad():
+            for channel in gone:
+                group, place = divmod(channel, inputs)
+                module.weight[group * outputs : (group + 1) * outputs, place] = 0.0
 
 
 def _last(net: nn.Module) -> nn.Module:
