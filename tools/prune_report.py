@@ -36,7 +36,7 @@ def _exact(cut: Mapping[str, Any]) -> bool:
     sizes = [size for size in cut["other_sizes"] if not isinstance(size, str)]
     # A net that blows rounding up is judged in float64.
     wide = cut.get("fp64", cut["fp32"] * FP64 / FP32) <= FP64
-    return wide and all(size <= max(FP32, 100 * cut["fp32"]) for size in sizes)
+    return wide and all(size <= max(FP32, 10 * cut["fp32"]) for size in sizes)
 
 
 def _falls(row: Mapping[str, Any], cut: Mapping[str, Any]) -> tuple[float, float]:

@@ -154,6 +154,8 @@ def bench(name: str, ratios: list[float]) -> dict[str, Any]:
                 difference = _difference(silenced(*inputs), net(*inputs))
             left = tp.utils.count_ops_and_params(net, inputs)
             cut = {"macs": left[0], "parameters": left[1], "fp64": difference}
+            if left[1] == parameters:
+                cut = {"failure": "nothing was cut"}
         except Exception as error:  # noqa: BLE001 - another's program may fail in any way
             text = " ".join(str(error).split())
             cut = {"failure": f"{type(error).__name__}: {text}"[:200]}
