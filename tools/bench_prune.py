@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from processes import run_child
-from prune_report import is_exact, markdown, print_table
+from prune_report import STYLES, is_exact, markdown, print_table
 
 from graphopt.cli.progress import Bars
 
@@ -44,8 +44,9 @@ def bench(model: Path, limit_s: float) -> dict[str, Any]:
 
 
 def bench_peer(python: str, name: str, limit_s: float) -> dict[str, Any]:
-    """The same of Torch-Pruning on an architecture of `model_list.py`."""
-    return _ask([python, str(HERE / "prune_torch.py")], {"name": name, "ratios": RATIOS}, limit_s)
+    """The same of Torch-Pruning on an architecture of `model_list.py`, at the larger share."""
+    request = {"name": name, "ratios": RATIOS[-1:]}
+    return _ask([python, str(HERE / "prune_torch.py")], request, limit_s)
 
 
 def _ask(command: list[str], request: dict[str, Any], limit_s: float) -> dict[str, Any]:
@@ -103,7 +104,8 @@ def main() -> int:
             found = bench(model, arguments.limit)
             report["models"][model.stem] = {"sha256": digest, **found}
             keep()
-    names = list(dict.fromkeys(model.name.partition(".")[0] for model in models))
+    exported = [model for model in models if Path(model.stem).suffix[1:] in STYLES]
+    names = list(dict.fromkeys(Path(model.stem).stem for model in exported))
     for name in Bars().track(names if arguments.torch else [], "Torch-Pruning", total=len(names)):
         if name not in report[PEER]:
             report[PEER][name] = bench_peer(arguments.torch, name, arguments.limit)

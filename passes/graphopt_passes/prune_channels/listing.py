@@ -39,9 +39,10 @@ def list_groups(
     parameters, macs = np.zeros(len(groups)), np.zeros(len(groups))
     for slot in found.slots:
         parameters += shares.of(slot.labels) * math.prod(len(axis) for axis in slot.labels)
+    labels = {slot.name: slot.labels for slot in found.slots} | found.labels
     for node, row in zip(model.graph, cost.per_node, strict=True):
         if row.macs:
-            macs += shares.of(_worked(found, node)) * row.macs
+            macs += shares.of(_worked(labels, node)) * row.macs
     made, read = (shares.layers(found, side) for side in ("out_labels", "in_labels"))
     return {
         "macs": cost.macs,
@@ -104,22 +105,13 @@ class _Shares:
         return np.bincount(owners[owners >= 0], minlength=self._count)
 
 
-def _worked(found: Labelling, node: ir.Node) -> list[Labels]:
+def _worked(labels: Mapping[str, list[Labels]], node: ir.Node) -> list[Labels]:
     """The axes that the multiply-accumulates of a convolution or product run over."""
-    axes = _labels(found, node, 1)
-    if node.op_type in ("Gemm", "MatMul"):
-        rows = _labels(found, node, 0)
-        turned = node.attributes.get_int("transA", 0) == 1
-        axes = [*axes, *(rows[-1:] if turned else rows[-2:-1])]
-    return axes
-
-
-def _labels(found: Labelling, node: ir.Node, index: int) -> list[Labels]:
-    value = node.inputs[index]
-    name = "" if value is None else str(value.name)
-    if name in found.labels:
-        return found.labels[name]
-    return next((slot.labels for slot in found.slots if slot.name == name), [])
+    left, right = (labels.get(str(value.name), []) for value in node.inputs[:2] if value)
+    if node.op_type not in ("Gemm", "MatMul"):
+        return right
+    turned = node.attributes.get_int("transA", 0) == 1
+    return [*right, *(left[-1:] if turned else left[-2:-1])]
 
 
 def _spread(group: Group, scores: Mapping[int, float]) -> dict[str, float] | None:

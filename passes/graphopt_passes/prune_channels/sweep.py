@@ -213,6 +213,7 @@ class Sweep:
         self._model = model
         self._exclude = tuple(exclude)
         self._slots: dict[tuple[str, int, int], Slot] = {}
+        self._read: dict[int, list[Slot]] = {}
         self.opset = default_opset(model)
 
     def run(self, rules: dict[str, Rule]) -> Labelling:
@@ -282,10 +283,9 @@ class Sweep:
                 self.found.pins.append((op.number, index, dims))
             else:
                 self._keep(value, reason)
-        for slot in self._slots.values():
-            if any(number == op.number for number, _ in slot.uses):
-                for labels in slot.labels:
-                    self.found.atoms.freeze(labels, reason)
+        for slot in self._read.get(op.number, ()):
+            for labels in slot.labels:
+                self.found.atoms.freeze(labels, reason)
         for graph in subgraphs(op.node):
             for value in _captured(graph):
                 self._keep(value, reason)
@@ -343,6 +343,7 @@ class Sweep:
             self.found.slots.append(slot)
         if (op.number, index) not in slot.uses:
             slot.uses.append((op.number, index))
+            self._read.setdefault(op.number, []).append(slot)
         return slot
 
 
