@@ -36,8 +36,14 @@ class PruneChannels(Pass):
 
     Attributes:
         ratio: the share of the channels of each group to cut, above 0 and below 1.
-        score: which channels go. `activation`: those that carry the least energy into the layers
-            that read them, measured on calibration data. `l1`: those with the smallest weights.
+        score: which channels of a group go: those that matter least. On calibration data:
+            `activation`, the energy that they carry into the layers that read them; `obs`, the
+            error that is left when they are taken away one after the other and these layers are
+            refitted each time (slower, and often better on convolutions); `taylor`, how far the
+            loss moves, to first order, with the model's own answers as labels. From the weights
+            alone: `l1` of those that make a channel, `l2` of those that make or read it, `bn` the
+            scale of its BatchNormalization, unless that is folded already. `random` is the
+            control: what any other should beat.
         compensate: refit the weights that remain by least squares on calibration data, so
             that each layer gives what it gave before. Little accuracy is left without it.
         align: what is left of a group is rounded up to a multiple of this; none means what the
