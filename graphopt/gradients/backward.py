@@ -73,7 +73,8 @@ class Backward:
             rule = rule_of(node)
             assert rule is not None
             for index in sorted({*wanted, *passing}):
-                gradient = np.asarray(rule(call, index), call.input(index).dtype)
+                with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                    gradient = np.asarray(rule(call, index), call.input(index).dtype)
                 if index in wanted:
                     yield (number, index), gradient
                 if index in passing:

@@ -10,14 +10,20 @@ import numpy as np
 from graphopt.gradients.call import Array, Call, Rule, fold
 
 
+def _times(gradient: Array, slope: Array) -> Array:
+    """A gradient of zero stays zero, also where the slope is infinite: that is masked behind."""
+    product = np.asarray(gradient * slope)
+    return product if np.isfinite(product).all() else np.where(gradient == 0, 0, product)
+
+
 def _unary(slope: Callable[[Call], Array]) -> Rule:
     """The rule of an operator of one operand, from its derivative."""
-    return lambda call, _: np.asarray(call.dy * slope(call))
+    return lambda call, _: _times(call.dy, slope(call))
 
 
 def _binary(left: Callable[[Call], Array], right: Callable[[Call], Array]) -> Rule:
     def rule(call: Call, index: int) -> Array:
-        gradient = call.dy * (right if index else left)(call)
+        gradient = _times(call.dy, (right if index else left)(call))
         return fold(gradient, call.input(index).shape)
 
     return rule

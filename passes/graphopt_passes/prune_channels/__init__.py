@@ -55,8 +55,14 @@ class PruneChannels(Pass):
             is, in its unit (top1: points).
         rounds: cut in so many rounds, each scored and measured on the model that the one before
             has cut and refitted.
-        score: which channels go. `activation`: those that carry the least energy into the layers
-            that read them, measured on calibration data. `l1`: those with the smallest weights.
+        score: which channels of a group go: those that matter least. On calibration data:
+            `activation`, the energy that they carry into the layers that read them; `obs`, the
+            error that is left when they are taken away one after the other and these layers are
+            refitted each time (slower, and often better on convolutions); `taylor`, how far the
+            loss moves, to first order, with the model's own answers as labels. From the weights
+            alone: `l1` of those that make a channel, `l2` of those that make or read it, `bn` the
+            scale of its BatchNormalization, unless that is folded already. `random` is the
+            control: what any other should beat.
         compensate: what is done, on calibration data, so that each layer gives what it gave before.
             `ls`: its weights are refitted by least squares. `scale-shift`: each of its output
             channels gets the mean and the variance that it had, as when BatchNorms are measured
