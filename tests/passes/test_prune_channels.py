@@ -74,7 +74,7 @@ def test_invalid_options(options: str, message: str) -> None:
 
 
 def test_options_print_back() -> None:
-    text = "prune-channels{ratio=0.5,score=l1,compensate=none,align=8,exclude=[a/*,b]}"
+    text = "prune-channels{ratio=0.5,score=l1,compensate=bias,align=8,exclude=[a/*,b]}"
     pipeline = parse(text)
     assert str(pipeline) == text
     assert pipeline.steps[0] == PruneChannels(0.5, "l1", False, 8, ("a/*", "b"))
