@@ -45,7 +45,7 @@ def split(net: Net, x: str, perm: tuple[int, ...] = (0, 2, 1, 3)) -> str:
 
 def low_rank(net: Net, x: str, rank: int = 3) -> str:
     """A layer with bias whose heads hold little in most directions, but all channels alike."""
-    random = np.random.default_rng(len(net._weights))  # noqa: SLF001
+    random = np.random.default_rng(len(net._weights))
     parts = [
         random.standard_normal((WIDTH, rank)) @ random.standard_normal((rank, SIZE))
         + 0.05 * random.standard_normal((WIDTH, SIZE))
