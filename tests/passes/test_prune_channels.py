@@ -77,7 +77,7 @@ def test_options_print_back() -> None:
     text = "prune-channels{ratio=0.5,score=l1,compensate=bias,align=8,exclude=[a/*,b]}"
     pipeline = parse(text)
     assert str(pipeline) == text
-    assert pipeline.steps[0] == PruneChannels(0.5, "l1", False, 8, ("a/*", "b"))
+    assert pipeline.steps[0] == PruneChannels(0.5, "l1", "bias", 8, ("a/*", "b"))
 
 
 def test_the_options_are_light_to_import() -> None:
