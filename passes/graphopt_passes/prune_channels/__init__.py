@@ -50,13 +50,14 @@ class PruneChannels(Pass):
         max_drop: cut as many MACs as leave the score of the evaluation within so much of what it
             is, in its unit (top1: points).
         rounds: cut in so many rounds, each scored and measured on the model that the one before
-            has cut and refitted.
+            has cut and refitted. On the fixtures one is as good as more.
         score: which channels go. `activation`: those that carry the least energy into the layers
             that read them, measured on calibration data. `l1`: those with the smallest weights.
         compensate: refit the weights that remain by least squares on calibration data, so
             that each layer gives what it gave before. Little accuracy is left without it.
-        align: what is left of a group is rounded up to a multiple of this; none means what the
-            target prefers for fp16, or else fp32: 8 on TensorRT and on CPUs, 1 on `generic`.
+        align: what is left of a group is a multiple of this: rounded up with `ratio`, chosen so
+            that all groups together meet the target with the others; none means what the target
+            prefers for fp16, or else fp32: 8 on TensorRT and on CPUs, 1 on `generic`.
             Tensor cores prefer 16 for int8, but TensorRT pads to that itself, and small nets would
             lose most of the cut.
         exclude: names or globs of nodes whose output channels all stay.
