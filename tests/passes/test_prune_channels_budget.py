@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from prune_nets import Net, chain, image
+from prune_nets import attention, chain, depthwise, grouped, joined, shared
 
 from graphopt.ir import infer_shapes, load, measure
 from graphopt_passes.prune_channels.allocation import FLOOR, Ladder, allocate, cut_of, damages
@@ -19,51 +19,6 @@ from graphopt_passes.prune_channels.labelling import Labelling
 from graphopt_passes.prune_channels.run import analyse
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
-
-
-def grouped() -> ir.Model:
-    net, x = image()
-    x = net.conv(x, (3, 8))
-    return net.build(net.head(net.conv(net.conv(x, (8, 12), group=2), (12, 6)), 6))
-
-
-def depthwise() -> ir.Model:
-    net, x = image()
-    x = net.conv(net.norm(net.conv(x, (3, 8)), 8), (8, 16), group=8)
-    return net.build(net.head(x, 16))
-
-
-def joined() -> ir.Model:
-    """A concatenation with itself, a residual sum and a transposed convolution."""
-    net, x = image()
-    one = net.conv(x, (3, 6))
-    two = net.node("Concat", one, net.conv(x, (3, 5)), one, axis=1)
-    up = net.node("ConvTranspose", two, net.weight(17, 7, 2, 2), strides=[2, 2])
-    return net.build(net.head(net.node("Add", up, net.conv(up, (7, 7))), 7))
-
-
-def shared() -> ir.Model:
-    """Two layers with one bias, which then get a bias each."""
-    net, x = image()
-    bias = net.constant(np.zeros(6))
-    for inputs in (3, 6):
-        x = net.node("Conv", x, net.weight(6, inputs, 1, 1), bias)
-    return net.build(net.head(x, 6))
-
-
-def attention() -> ir.Model:
-    net = Net()
-    x = net.linear(net.input("batch", 5, 8), 8, 24)
-    heads = net.node("Reshape", x, net.ints(0, 5, 3, 2, 4))
-    heads = net.node("Transpose", heads, perm=[2, 0, 3, 1, 4])
-    parts = [
-        net.node("Squeeze", part, net.ints(0))
-        for part in net.node("Split", heads, net.ints(1, 1, 1), outputs=3, axis=0)
-    ]
-    keys = net.node("Transpose", parts[1], perm=[0, 1, 3, 2])
-    weights = net.node("Softmax", net.node("MatMul", parts[0], keys), axis=-1)
-    mixed = net.node("Transpose", net.node("MatMul", weights, parts[2]), perm=[0, 2, 1, 3])
-    return net.build(net.linear(net.node("Reshape", mixed, net.ints(0, 5, 8)), 8, 3))
 
 
 def fixture(name: str) -> Callable[[], ir.Model]:

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from models import serialized
-from prune_nets import chain, image, noise
+from prune_nets import attention, chain, depthwise, grouped, image, joined, noise, shared
 
 from graphopt import GraphoptError, PassContext
 from graphopt.data.arrays import ArraySamples
@@ -197,6 +197,24 @@ def test_rounds_go_all_the_way_and_leave_a_model_that_agrees(
         cost = result.details["cost"][name]
         assert cost["after"] <= 0.5 * cost["before"]
     assert result.details["self_check"]["worst"] < 1e-5
+
+
+@pytest.mark.parametrize("build", [grouped, depthwise, joined, shared, attention])
+@pytest.mark.parametrize("options", [{"macs": 0.6}, {"ratio": 0.6}])
+def test_rounds_follow_channels_wherever_they_go(build: Any, options: dict[str, Any]) -> None:
+    """The self-check of each round would raise; the last model is compared with its own cut."""
+    net = build(kind=onnx.TensorProto.FLOAT)
+    result = PruneChannels(**options, rounds=3).run(net, noise(net, 32))
+    once = PruneChannels(**options).run(net, noise(net, 32))
+    onnx.checker.check_model(ir.to_proto(result.model), full_check=True)
+    Session(result.model).run({name: a[:2] for name, a in Likeness(net, 8).feed.items()})
+    for row in result.details["groups"]:
+        assert row["macs_left"] <= row["macs"]
+    if "ratio" in options:
+        assert kept(result.details) == kept(once.details)
+    cost = result.details["cost"]["macs"]
+    assert cost["after"] == measure(result.model).macs
+    assert sum(row["kept"] < row["channels"] for row in result.details["groups"]) > 0
 
 
 def test_each_round_measures_the_model_as_it_then_is(

@@ -54,7 +54,7 @@ class PruneChannels(Pass):
         max_drop: cut as many MACs as leave the score of the evaluation within so much of what it
             is, in its unit (top1: points).
         rounds: cut in so many rounds, each scored and measured on the model that the one before
-            has cut and refitted.
+            has cut and refitted. On the fixtures one is as good as more.
         score: which channels of a group go: those that matter least. On calibration data:
             `activation`, the energy that they carry into the layers that read them; `obs`, the
             error that is left when they are taken away one after the other and these layers are
@@ -69,8 +69,9 @@ class PruneChannels(Pass):
             anew. `bias`: each gets the mean that it had. `none`: little accuracy is left. With any
             but `none`, the heads of attention are first turned so that their last channels matter
             least.
-        align: what is left of a group is rounded up to a multiple of this; none means what the
-            target prefers for fp16, or else fp32: 8 on TensorRT and on CPUs, 1 on `generic`.
+        align: what is left of a group is a multiple of this: rounded up with `ratio`, chosen so
+            that all groups together meet the target with the others; none means what the target
+            prefers for fp16, or else fp32: 8 on TensorRT and on CPUs, 1 on `generic`.
             Tensor cores prefer 16 for int8, but TensorRT pads to that itself, and small nets would
             lose most of the cut.
         exclude: names or globs of nodes whose output channels all stay.

@@ -75,6 +75,13 @@ class Atoms:
         unique, inverse = np.unique(labels, return_inverse=True)
         return np.array([self.find(atom) for atom in unique.tolist()], dtype=np.int64)[inverse]
 
+    def all_roots(self) -> Labels:
+        """The representative of every atom there is, by its id."""
+        roots = np.array(self._parent, dtype=np.int64)
+        while not np.array_equal(roots, further := roots[roots]):
+            roots = further
+        return roots
+
     def free(self, labels: Labels) -> Labels:
         """The representatives in `labels` that are not frozen, each once, in ascending order."""
         roots = np.unique(self.roots(labels))

@@ -50,7 +50,7 @@ class Cut:
 
 def spread(found: Labelling, gone: NDArray[np.bool_]) -> Cut:
     """The cut in which every atom goes whose representative has gone."""
-    return Cut(gone[found.atoms.roots(np.arange(len(found.atoms), dtype=np.int64))])
+    return Cut(gone[found.atoms.all_roots()])
 
 
 Axis: TypeAlias = "tuple[Slot | None, int, Labels]"

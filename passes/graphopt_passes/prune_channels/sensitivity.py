@@ -122,7 +122,7 @@ def _first_nodes(model: ir.Model, found: Labelling, ladders: Sequence[Ladder]) -
     home = np.full(len(found.atoms), -1)
     for number, ladder in enumerate(ladders):
         home[ladder.atoms] = number
-    home = home[found.atoms.roots(np.arange(len(home), dtype=np.int64))]
+    home = home[found.atoms.all_roots()]
     first: dict[int, int] = {}
     for place, node in enumerate(model.graph):
         for value in node.outputs:

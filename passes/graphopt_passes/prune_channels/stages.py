@@ -77,13 +77,19 @@ class Stage:
         self.model = model
         self.found = found
         self.gone = gone or Cut(np.zeros(len(task.found.atoms), dtype=bool))
-        twins = {} if found is task.found else _twins(task.found, found, self.gone)
-        self.groups = find_groups(found) if twins else task.groups
-        self.scores = score(task.options, model, found, self.groups, task.context)
         self._origins: dict[int, list[int]] = {}
         """For each atom those of the teacher that it stands for."""
-        for old, new in twins.items():
-            self._origins.setdefault(found.atoms.find(new), []).append(old)
+        if found is task.found:
+            self.groups = task.groups
+            self._origins = {atom: [atom] for g in self.groups for atom in g.atoms.tolist()}
+        else:
+            twins = _twins(task.found, found, self.gone)
+            groups = find_groups(found)
+            for old, new in twins.items():
+                self._origins.setdefault(found.atoms.find(new), []).append(old)
+            known = self._origins.keys()
+            self.groups = [group for group in groups if known >= set(group.atoms.tolist())]
+        self.scores = score(task.options, model, found, self.groups, task.context)
         self.scored = [group for group in self.groups if is_scored(group, self.scores)]
 
     def uniform(self, ratio: float) -> Cut:
@@ -114,7 +120,7 @@ class Stage:
         """`cut` of this stage and all before it, in the atoms of the teacher."""
         gone = self.gone.gone.copy()
         for atom in self.found.atoms.free(np.nonzero(cut.gone)[0]).tolist():
-            gone[self._origins.get(atom, [atom])] = True
+            gone[self._origins[atom]] = True
         return spread(self._task.found, gone)
 
     @cached_property
@@ -142,8 +148,7 @@ class Stage:
 
     def _whole(self, group: Group) -> int:
         """How many atoms a block of `group` had in the teacher."""
-        atom = int(group.blocks[0][0])
-        old = self._origins.get(atom, [atom])[0]
+        old = self._origins[int(group.blocks[0][0])][0]
         homes = (home for home in self._task.groups if old in home.atoms)
         return next((len(home.blocks[0]) for home in homes), len(group.blocks[0]))
 
