@@ -89,7 +89,10 @@ class Signatures:
         schema = schema_of(node.op_type, self._opset)
         assert schema is not None
         allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
-        variables = [_formal(schema.inputs, index) for index in range(len(node.inputs))]
+        variables = [
+            "" if value is None else _formal(schema.inputs, index)
+            for index, value in enumerate(node.inputs)
+        ]
         low = {
             name
             for name in dict.fromkeys(variables)
