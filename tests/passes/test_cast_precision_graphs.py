@@ -308,3 +308,10 @@ def test_the_presets() -> None:
     model = load(proto(NET, **WEIGHTS).SerializeToString())
     result = graphopt.optimize(model, "fp16", verify="off")
     assert result.report.steps[-1].details["type"] == "fp16"
+
+
+def test_bf16_is_verified_where_onnxruntime_has_no_kernels() -> None:
+    model = load(proto(NET, **WEIGHTS).SerializeToString())
+    report = graphopt.optimize(model, "cast-precision{to=bf16}").report
+    (difference,) = report.verification.total
+    assert 35 < difference.sqnr_db < 60
