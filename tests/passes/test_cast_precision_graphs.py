@@ -292,7 +292,26 @@ def test_sequences_and_optionals_keep_their_types() -> None:
     assert found.type_of("h") == "FLOAT16"
 
 
+def test_an_opset_of_another_age_is_refused() -> None:
+    model = load(proto("y = Relu (x)", opset=6).SerializeToString())
+    with pytest.raises(GraphoptError, match="opset 6, opset 7 or newer is needed"):
+        graphopt.optimize(model, "cast-precision", verify="off")
+
+
+def test_bits_are_those_of_fp32() -> None:
+    body = "h = Relu (x) y = BitCast <to = 6> (h)"
+    found = cast(proto(body, outputs="int32[2, 8] y", opset=26, ir_version=13))
+    assert found.left == {"y": "it reads the bits of fp32"}
+
+
 def test_the_presets() -> None:
     model = load(proto(NET, **WEIGHTS).SerializeToString())
     result = graphopt.optimize(model, "fp16", verify="off")
     assert result.report.steps[-1].details["type"] == "fp16"
+
+
+def test_bf16_is_verified_where_onnxruntime_has_no_kernels() -> None:
+    model = load(proto(NET, **WEIGHTS).SerializeToString())
+    report = graphopt.optimize(model, "cast-precision{to=bf16}").report
+    (difference,) = report.verification.total
+    assert 35 < difference.sqnr_db < 60

@@ -100,3 +100,14 @@ def test_fixtures_in_real_fp16(name: str, least: float, fixtures: Path) -> None:
     feeds = [feed for feed, _ in zip(samples, range(4), strict=False)]
     (input_name,) = feeds[0]
     assert found.sqnr({input_name: np.concatenate([feed[input_name] for feed in feeds])}) > least
+
+
+@pytest.mark.parametrize("name", ["resnet", "mobilenet"])
+def test_a_ratio_that_is_demanded_is_kept(name: str, fixtures: Path) -> None:
+    model = graphopt.load(fixtures / f"{name}.onnx")
+    samples = open_samples(str(fixtures / "calib.npz"), input_specs(model))
+    pipeline = "lossless,cast-precision{min_sqnr=60,samples=8}"
+    result = graphopt.optimize(model, pipeline, calibration=samples, verify="off")
+    step = result.report.steps[-1]
+    assert step.details["sqnr_db"] >= 60
+    assert 0 < len(step.details["float"]) < 60

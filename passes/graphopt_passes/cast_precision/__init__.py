@@ -6,7 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from graphopt.pipeline.base import Effect, Pass, PassContext, PassResult, Stage
+from graphopt.pipeline.base import (
+    Effect,
+    Invariant,
+    MinOpset,
+    Pass,
+    PassContext,
+    PassResult,
+    Stage,
+)
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -44,6 +52,7 @@ class CastPrecision(Pass):
     name: ClassVar[str] = "cast-precision"
     stage: ClassVar[Stage] = Stage.FINALIZE
     effect: ClassVar[Effect] = Effect.LOSSY
+    requires: ClassVar[tuple[Invariant, ...]] = (MinOpset(7),)
 
     to: Literal["fp16", "bf16"] = "fp16"
     io: Literal["keep", "low"] = "keep"

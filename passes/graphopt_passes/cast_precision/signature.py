@@ -12,7 +12,7 @@ from graphopt.ir import default_opset, replaced_operators, subgraphs
 from graphopt.ir.facts import Facts
 from graphopt.ir.query import DEFAULT_DOMAINS, walk
 from graphopt_passes.cast_precision.low import LowType
-from graphopt_passes.cast_precision.tables import FOLLOWS, HELD_OPERANDS
+from graphopt_passes.cast_precision.tables import BITS, FOLLOWS, HELD_OPERANDS
 from graphopt_passes.set_opset.operators import schema_of
 from graphopt_passes.set_opset.types import Types
 
@@ -89,7 +89,10 @@ class Signatures:
         schema = schema_of(node.op_type, self._opset)
         assert schema is not None
         allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
-        variables = [_formal(schema.inputs, index) for index in range(len(node.inputs))]
+        variables = [
+            "" if value is None else _formal(schema.inputs, index)
+            for index, value in enumerate(node.inputs)
+        ]
         low = {
             name
             for name in dict.fromkeys(variables)
@@ -123,6 +126,8 @@ class Signatures:
             return f"it is an operator of '{node.domain}'"
         if node.op_type in self._replaced or node.overload:
             return "it is a function of the model"
+        if node.op_type in BITS:
+            return "it reads the bits of fp32"
         if next(subgraphs(node), None) is not None:
             return "what goes in and out of its subgraphs keeps its type"
         schema = schema_of(node.op_type, self._opset)

@@ -26,7 +26,8 @@ from graphopt_passes.cast_precision.rewrite import Writer
 ROUNDS = 16
 """How many times nodes are given back, at most."""
 PART = 0.02
-"""The part of the low nodes that is given back at a time."""
+"""The part of the low nodes that is given back at a time; each time as much more, if a ratio is
+demanded."""
 LEAST_GAIN_DB = 3.0
 """What a round must gain where nobody demands a ratio: the rounding of every layer adds up, and no
 few nodes are to blame then."""
@@ -95,10 +96,10 @@ class Simulator:
         """
         best, fidelity = decision, self.fidelity(decision)
         tried, result = best, fidelity
-        for _ in range(ROUNDS):
+        for number in range(1, ROUNDS + 1):
             if result.finite and result.sqnr_db >= goal:
                 break
-            worst = self._worst(tried)
+            worst = self._worst(tried, PART * number if demanded else PART)
             if not worst:
                 break
             tried = replace(tried, left=dict(tried.left))
@@ -126,8 +127,11 @@ class Simulator:
         for feed, _ in batches(islice(samples, limit), input_specs(self.model), 1):
             yield feed
 
-    def _worst(self, decision: Decision) -> Sequence[ir.Node]:
-        """The low nodes whose results have most of the error that their inputs do not have."""
+    def _worst(self, decision: Decision, part: float) -> Sequence[ir.Node]:
+        """The low nodes whose results have most of the error that their inputs do not have.
+
+        They are `part` of all low ones, and those that make their inputs.
+        """
         nodes = [n for n in decision.low_nodes() if n.graph is self.model.graph and n.outputs]
         noise = self._noise(decision)
         losses: list[tuple[float, int, ir.Node]] = []
@@ -135,7 +139,7 @@ class Simulator:
             own = max((noise.get(str(v.name), 0.0) for v in node.outputs), default=0.0)
             given = max((noise.get(str(v.name), 0.0) for v in node.inputs if v), default=0.0)
             losses.append((-(own - given), position, node))
-        count = max(1, round(PART * len(nodes)))
+        count = max(1, round(part * len(nodes)))
         chosen = [node for loss, _, node in sorted(losses)[:count] if loss < 0]
         makers = [v.producer() for node in chosen for v in node.inputs if v is not None]
         return [*chosen, *(p for p in makers if p is not None and decision.is_low(p))]

@@ -39,6 +39,9 @@ STATISTICS = MOVERS | {"Add", "Sub", "Mul", "Div", "Sqrt", "Reciprocal", "Pow", 
 NEVER = frozenset({"ReduceProd", "ReduceLogSum", "ReduceLogSumExp", "LpPool", "Det"})
 """Operators with products or exponentials inside that no tensor shows."""
 
+BITS = frozenset({"BitCast"})
+"""Operators to which a number is its bits."""
+
 GROWING = frozenset({"Exp", "Pow", "Sinh", "Cosh", "Tan"})
 """Operators whose results may be of another order of magnitude than what they read."""
 
@@ -105,5 +108,5 @@ HELD_OPERANDS: Mapping[str, tuple[int, ...]] = {"GridSample": (1,), "Resize": (1
 """Operands that stay fp32 although their type may be low: coordinates. A step of fp16 is half a
 pixel at 1000."""
 
-FOLLOWS: Mapping[str, int] = {"DequantizeLinear": 1}
+FOLLOWS: Mapping[str, int] = {"DequantizeLinear": 1, "LinearAttention": 0}
 """Operators whose result has the type of this input, though schemas since opset 23 do not say."""

@@ -64,7 +64,8 @@ def rewrites(decision: Decision, counts: Counter[str]) -> dict[str, int]:
     name = decision.low.name
     low = [node for node in decision.low_nodes() if not is_standard(node, *_SILENT)]
     found = {f"{name}-node": len(low), "cast": counts["cast"], "idle-cast": counts["idle-cast"]}
-    found["clamped-mask"] = len(decision.masked) + len(decision.saturated)
+    masks = [use for use in (*decision.masked, *decision.saturated) if decision.reads_low(*use)]
+    found["clamped-mask"] = len(masks)
     return {what: count for what, count in found.items() if count}
 
 
