@@ -219,12 +219,12 @@ class ViT(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two hidden layers on the pixels, as Gemm and ReLU.
+    """Two hidden layers on the pixels, as Gemm and ReLU: the net of PyTorch's quickstart.
 
     Not a fixture: `bench_compensation.py` prunes it.
     """
 
-    def __init__(self, hidden: tuple[int, int] = (256, 128)) -> None:
+    def __init__(self, hidden: tuple[int, int] = (512, 512)) -> None:
         super().__init__()
         first, second = hidden
         self.layers = nn.Sequential(

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields, replace
-from typing import Any
 
 from graphopt.data.feeds import input_specs
 from graphopt.data.samples import open_samples
-from graphopt.errors import GraphoptError
 from graphopt.ir import load
-from graphopt.pipeline.base import Pass, PassContext
-from graphopt.pipeline.runner import run
-from graphopt.pipeline.text import Pipeline, check_order, parse
+from graphopt.jobs.asking import answer, asking
+from graphopt.pipeline.base import PassContext
+from graphopt.pipeline.text import check_order, parse
 from graphopt.progress import Progress, Quiet
 from graphopt.report.groups import ChannelGroup, Groups, KeptChannels, Spread
 from graphopt.targets import get_target
@@ -41,7 +38,12 @@ def find_groups(
     Raises:
         GraphoptError: for bad input, or if no pass lists groups.
     """
-    pipeline = listing(parse(passes))
+    pipeline = asking(
+        parse(passes),
+        OPTION,
+        lacking="no pass in it cuts channels",
+        fix="end it with prune-channels",
+    )
     check_order(pipeline)
     model = load(source)
     specs = input_specs(model)
@@ -51,9 +53,7 @@ def find_groups(
         None,
         progress or Quiet(),
     )
-    result = run(pipeline, model, context)
-    record = next(step for step in reversed(result.steps) if _can_list(step.step))
-    table: Any = record.details[OPTION]
+    record, table = answer(pipeline, model, context, OPTION)
     return Groups(
         source=str(source),
         pipeline=str(pipeline),
@@ -78,26 +78,3 @@ def find_groups(
         ),
         notes=record.notes,
     )
-
-
-def listing(pipeline: Pipeline) -> Pipeline:
-    """`pipeline` with the option to list set in its last pass that has it.
-
-    Raises:
-        GraphoptError: if there is none.
-    """
-    steps = list(pipeline.steps)
-    for index in reversed(range(len(steps))):
-        step = steps[index]
-        if isinstance(step, Pass) and _can_list(step):
-            steps[index] = replace(step, **{OPTION: True})
-            return Pipeline(tuple(steps))
-    raise GraphoptError(
-        "no pass in it cuts channels",
-        where=f"pipeline '{pipeline}'",
-        fix="end it with prune-channels",
-    )
-
-
-def _can_list(step: Pass) -> bool:
-    return any(field.name == OPTION for field in fields(step))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields, replace
-from typing import Any
 
 from graphopt.data.evaluation import open_evaluation
 from graphopt.data.feeds import input_specs
 from graphopt.data.samples import open_samples
 from graphopt.errors import GraphoptError
 from graphopt.ir import load
-from graphopt.pipeline.base import Pass, PassContext
-from graphopt.pipeline.runner import run
-from graphopt.pipeline.text import Pipeline, check_order, parse
+from graphopt.jobs.asking import answer, asking
+from graphopt.pipeline.base import PassContext
+from graphopt.pipeline.text import check_order, parse
 from graphopt.progress import Progress, Quiet
 from graphopt.report.model import LayerSensitivity, Sensitivity
 from graphopt.targets import get_target
@@ -46,7 +44,9 @@ def measure_sensitivity(
     Raises:
         GraphoptError: for bad input, or if no pass measures, or nothing can be quantized.
     """
-    pipeline = measuring(parse(passes))
+    pipeline = asking(
+        parse(passes), OPTION, lacking="no pass in it quantizes", fix="end it with quantize"
+    )
     check_order(pipeline)
     model = load(source)
     specs = input_specs(model)
@@ -58,9 +58,7 @@ def measure_sensitivity(
         jobs,
         backend,
     )
-    result = run(pipeline, model, context)
-    record = next(step for step in reversed(result.steps) if _can_measure(step.step))
-    table: Any = record.details.get(OPTION)
+    record, table = answer(pipeline, model, context, OPTION)
     if table is None:
         raise GraphoptError(
             f"pass '{record.step.name}' finds nothing to quantize", where=str(source)
@@ -77,24 +75,3 @@ def measure_sensitivity(
         notes=record.notes,
         unmet=record.unmet,
     )
-
-
-def measuring(pipeline: Pipeline) -> Pipeline:
-    """`pipeline` with the option to measure set in its last pass that has it.
-
-    Raises:
-        GraphoptError: if there is none.
-    """
-    steps = list(pipeline.steps)
-    for index in reversed(range(len(steps))):
-        step = steps[index]
-        if isinstance(step, Pass) and _can_measure(step):
-            steps[index] = replace(step, **{OPTION: True})
-            return Pipeline(tuple(steps))
-    raise GraphoptError(
-        "no pass in it quantizes", where=f"pipeline '{pipeline}'", fix="end it with quantize"
-    )
-
-
-def _can_measure(step: Pass) -> bool:
-    return any(field.name == OPTION for field in fields(step))

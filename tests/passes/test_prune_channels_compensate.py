@@ -231,7 +231,7 @@ def test_the_scale_of_an_output_that_never_changes_is_one() -> None:
 
 
 def test_an_unknown_way_is_refused() -> None:
-    with pytest.raises(ValueError, match="compensate must be one of ls, scale-shift, bias, none"):
+    with pytest.raises(ValueError, match="compensate must be ls or scale-shift or bias or none"):
         PruneChannels(compensate="all")  # type: ignore[arg-type]
     with pytest.raises(GraphoptError, match="compensate"):
         graphopt.optimize(two_layers(), "prune-channels{compensate=true}")

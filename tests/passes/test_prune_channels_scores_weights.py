@@ -120,11 +120,11 @@ def test_a_group_without_gamma_is_scored_by_l2_and_told() -> None:
 def test_bn_is_refused_where_there_is_no_gamma_at_all() -> None:
     message = r"score=bn needs the scales of BatchNormalizations.*folded.*take another score"
     with pytest.raises(GraphoptError, match=message):
-        PruneChannels(score="bn", compensate=False).run(chain(), PassContext())
+        PruneChannels(score="bn", compensate="none").run(chain(), PassContext())
 
 
 def test_random_needs_no_data_and_is_the_same_each_time() -> None:
-    step = PruneChannels(ratio=0.5, score="random", compensate=False)
+    step = PruneChannels(ratio=0.5, score="random", compensate="none")
     assert step.required() == ()
     results = [step.run(chain(), PassContext()).model for _ in range(2)]
     one, other = (b"".join(serialize(result).chunks()) for result in results)

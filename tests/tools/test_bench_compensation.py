@@ -23,7 +23,7 @@ def runs(*scores: str) -> dict[str, Row]:
 
 def test_the_tables_hold_every_run_in_its_place() -> None:
     text = tables(runs("activation", "l1"))
-    assert "| vit | 0.3 | 47% | 48% | 90.00 | 89.50 | -0.50 | 1.2 |" in text
+    assert "| vit | `ratio=0.3` | 47% | 48% | 90.00 | 89.50 | -0.50 | 1.2 |" in text
     assert "`vit`, 90.00 before:" in text
     assert "| l1 | 86.5 | 87.5 | 88.5 | 89.5 |  |  |  |  |" in text
     assert not any(net in text for net in NETS if net != "vit")

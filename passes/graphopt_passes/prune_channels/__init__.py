@@ -71,7 +71,7 @@ class PruneChannels(Pass):
             least.
         align: what is left of a group is a multiple of this: rounded up with `ratio`, chosen so
             that all groups together meet the target with the others; none means what the target
-            prefers for fp16, or else fp32: 8 on TensorRT and on CPUs, 1 on `generic`.
+            prefers for fp16, or else fp32: 8 on TensorRT, 16 on CPUs, 1 on `generic`.
             Tensor cores prefer 16 for int8, but TensorRT pads to that itself, and small nets would
             lose most of the cut.
         exclude: names or globs of nodes whose output channels all stay.

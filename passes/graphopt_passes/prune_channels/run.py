@@ -48,7 +48,7 @@ def prune(options: PruneChannels, model: ir.Model, context: PassContext) -> Pass
     first = Stage(task, task.teacher, task.found)
     if options.groups:
         samples = context.calibration
-        table = list_groups(task.teacher, task.found, task.groups, first.scores, samples)
+        table = list_groups(task.teacher, task.found, task.groups, first.scores.raw, samples)
         return PassResult(model, False, details={"groups": table})
     notes = [*telling.of_kept(task.found), *telling.of_scores(first)]
     if not first.scored:
