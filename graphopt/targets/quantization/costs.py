@@ -11,7 +11,7 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True)
 class Costs:
-    """Times in nanoseconds of one thread, for one sample.
+    """Times in nanoseconds of one thread.
 
     They are good to a third or so: enough to tell which side of a net gains. Elements are those of
     an output, positions its elements over its channels, taps the positions of a kernel.
@@ -27,7 +27,8 @@ class Costs:
         odd_inputs: so many times as much for a tap, where inputs are no multiple of their block.
         weight: for each element of a weight, where all weights as floats take more than
             `cached_bytes` and so come from memory each time.
-        cached_bytes: see there.
+        spilled: for each element that a node reads or writes of a tensor that takes more than that.
+        cached_bytes: what stays close to the processor.
         element: for each element of a layer with a weight.
         few_inputs_element: in its place, where there are fewer input channels than `block`.
         depthwise_tap: for each tap of each position of a Conv with a group for each channel.
@@ -50,6 +51,7 @@ class Costs:
     tap: Pair
     odd_inputs: Pair
     weight: Pair
+    spilled: Pair
     cached_bytes: int
     element: Pair
     few_inputs_element: Pair

@@ -35,6 +35,7 @@ _COSTS = Costs(
     tap=(0, 0.6),
     odd_inputs=(1, 3),
     weight=(0.27, 0.1),
+    spilled=(0.14, 0.04),
     cached_bytes=2 << 20,
     element=(0.05, 0),
     few_inputs_element=(0.3, 0),

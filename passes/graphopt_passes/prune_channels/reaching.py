@@ -20,6 +20,7 @@ from graphopt_passes.prune_channels.search import (
     LatencySearch,
     compared,
     saving,
+    told,
 )
 from graphopt_passes.prune_channels.stages import Pruned, Stage, Task
 from graphopt_passes.prune_channels.targets import Target
@@ -111,9 +112,10 @@ class _Way:
                 "trials": [trial.row() for trial in search.trials],
             }
         }
+        table = told(search.trials, lambda score: f"{evaluation.metric} {score:.2f}")
         if best.met:
-            return Reached(pruned, (f"{self.target}: {figures}",), details)
-        return Reached(pruned, details=details, unmet=f"no cut keeps {self.target}: {figures}")
+            return Reached(pruned, (*table, f"{self.target}: {figures}"), details)
+        return Reached(pruned, table, details, unmet=f"no cut keeps {self.target}: {figures}")
 
     def to_latency(self) -> Reached:
         original, samples = self.task.teacher, self.task.context.calibration
@@ -143,9 +145,10 @@ class _Way:
                 "trials": [trial.row() for trial in search.trials],
             }
         }
+        table = told(search.trials, lambda saved: f"{saved:.1%} of the time saved")
         if met:
-            return Reached(pruned, (shown,), details)
-        return Reached(pruned, details=details, unmet=f"{self.target}: {shown}; {KEEPS}")
+            return Reached(pruned, (*table, shown), details)
+        return Reached(pruned, table, details, unmet=f"{self.target}: {shown}; {KEEPS}")
 
     @property
     def _macs(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,15 @@ class Trial:
 
     def row(self) -> dict[str, Any]:
         return {"share_of_macs_cut": self.share, "figure": self.figure, "met": self.met}
+
+
+def told(trials: Sequence[Trial], shown: Callable[[float], str]) -> tuple[str, ...]:
+    """A line on each trial."""
+    return tuple(
+        f"tried: {trial.share:.1%} of the MACs cut, {shown(trial.figure)}: "
+        + ("enough" if trial.met else "not enough")
+        for trial in trials
+    )
 
 
 @dataclass

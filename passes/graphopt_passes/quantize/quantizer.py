@@ -116,7 +116,8 @@ class Quantizer:
             if self.rules.costs is None:
                 self._leave(islands(self.model, kept, self.rules, excluded_nodes), ALONE)
             else:
-                self._leave(slower_layers(self.model, kept, self.rules, excluded_nodes), SLOWER)
+                slower = slower_layers(self.model, kept, self.rules, excluded_nodes, options.batch)
+                self._leave(slower, SLOWER)
 
     def _leave(self, candidates: list[Candidate], reason: str) -> None:
         self._left |= {key_of(candidate.node): reason for candidate in candidates}

@@ -13,6 +13,10 @@ from graphopt_passes.quantize.candidates import Candidate
 
 Times = np.ndarray[tuple[int], np.dtype[np.float64]]
 """float64 [2]: nanoseconds in float, and in integers."""
+BYTES = (4, 1)
+"""Of an element in float, and in integers."""
+LAYOUTS = 3
+"""How often a tensor between the sides is written: blocked, plain, and in integers."""
 Shapes = Mapping[ir.Value, tuple[int, ...]]
 
 
@@ -38,6 +42,13 @@ def weight_times(candidate: Candidate, costs: Costs) -> Times:
     return np.asarray(candidate.tensor.size * np.array(costs.weight))
 
 
+def spilled_times(node: ir.Node, shapes: Shapes, costs: Costs) -> Times:
+    """What it takes to move what `node` reads and writes, where that is too much to stay close."""
+    sizes = [math.prod(shapes.get(v, ())) for v in (*node.inputs, *node.outputs) if v is not None]
+    moved = [sum(n for n in sizes if n * width > costs.cached_bytes) for width in BYTES]
+    return np.asarray(np.array(moved) * costs.spilled)
+
+
 def plain_times(node: ir.Node, shapes: Shapes, costs: Costs) -> Times:
     """What a node without a weight takes."""
     output = shapes.get(node.outputs[0])
@@ -53,9 +64,13 @@ def plain_times(node: ir.Node, shapes: Shapes, costs: Costs) -> Times:
 
 
 def boundary_time(value: ir.Value, shapes: Shapes, costs: Costs) -> float:
-    """What it takes to bring `value` from floats to integers, or back."""
+    """What it takes to bring `value` from floats to integers, or back: its layout changes too."""
     shape = shapes.get(value)
-    return 0.0 if shape is None else costs.boundary_node + costs.boundary * math.prod(shape)
+    if shape is None:
+        return 0.0
+    size = math.prod(shape)
+    spilled = sum(costs.spilled) if size * BYTES[0] > costs.cached_bytes else 0
+    return costs.boundary_node + (costs.boundary + LAYOUTS * spilled) * size
 
 
 def _dense(

@@ -21,16 +21,17 @@ from graphopt_passes.quantize.cut import SINK, SOURCE, UNBREAKABLE, Network
 from graphopt_passes.quantize.outlets import outlet
 from graphopt_passes.quantize.placement import place
 from graphopt_passes.quantize.timing import (
+    BYTES,
     Shapes,
     Times,
     boundary_time,
     layer_times,
     plain_times,
+    spilled_times,
     weight_times,
 )
 
 SLOWER = "with what is around it, it is faster in float"
-FLOAT_BYTES = 4
 WORTHWHILE = 0.05
 """A model stays float that integers would make faster by less than that part."""
 PIXELS, OTHERS = 224, 128
@@ -90,20 +91,22 @@ class _Times:
     def _times(self) -> dict[ir.Node, Times]:
         """The times of the nodes that may be on either side."""
         moving = (*self._rules.movers, *self._rules.selectors, *self._rules.joins)
+        shapes, costs = self._shapes, self._costs
         found: dict[ir.Node, Times] = {}
         size = sum(candidate.tensor.size for candidate in self._candidates.values())
-        loads = size * FLOAT_BYTES > self._costs.cached_bytes
+        loads = size * BYTES[0] > costs.cached_bytes
         for node in self._model.graph:
-            if node in self._candidates:
-                found[node] = layer_times(self._candidates[node], self._shapes, self._costs)
-                if loads:
-                    found[node] += weight_times(self._candidates[node], self._costs)
-            elif node in self._followers:
-                found[node] = plain_times(node, self._shapes, self._costs)
+            candidate = self._candidates.get(node)
+            if candidate is not None:
+                found[node] = layer_times(candidate, shapes, costs)
+                found[node] += spilled_times(node, shapes, costs)
+                found[node] += weight_times(candidate, costs) if loads else 0
             elif node in self._leaders:
                 found[node] = np.zeros(2)
-            elif is_standard(node, *moving) and node not in self._excluded:
-                found[node] = plain_times(node, self._shapes, self._costs)
+            elif node in self._followers or (
+                is_standard(node, *moving) and node not in self._excluded
+            ):
+                found[node] = plain_times(node, shapes, costs) + spilled_times(node, shapes, costs)
         return found
 
     def fastest(self) -> set[ir.Node]:
@@ -178,7 +181,8 @@ def shapes_of(model: ir.Model) -> Shapes:
     copy = model.clone()
     for value in copy.graph.inputs:
         if value.shape is not None and not value.is_initializer():
-            value.shape = ir.Shape(_length(value.shape, axis) for axis in range(len(value.shape)))
+            shape = value.shape
+            value.shape = ir.Shape(_length(shape, axis) for axis in range(len(shape)))
     forget_shapes(copy.graph)
     for value in copy.graph.outputs:
         value.shape = None
