@@ -197,6 +197,7 @@ def test_places_in_a_flattened_tensor(body: str, inner: str, stride: int, goes: 
         (np.arange(6, dtype=np.int32).reshape(1, 2, 3), False),  # not followed
         (np.array([[[0, 1, 2], [3, 4, 4]]]), False),
         (np.zeros((1, 2, 3), np.int64), False),
+        (np.array([[[0, 1, -4], [3, 4, 5]]]), False),  # -4 is 2, but not followed
     ],
 )
 def test_constant_places_in_a_flattened_tensor(indices: np.ndarray, goes: bool) -> None:
@@ -207,6 +208,16 @@ def test_constant_places_in_a_flattened_tensor(indices: np.ndarray, goes: bool) 
     )  # fmt: skip
     assert ("Gather" not in outcome.operators) == goes
     assert outcome.agrees({"x": np.arange(6, dtype=np.float32).reshape(1, 2, 3)})
+
+
+def test_places_that_no_tensor_has_are_left_to_the_runtime() -> None:
+    ends = np.array([[[-(2**63), 2**63 - 1, 0]]])
+    outcome = eliminate(
+        "(float[1, 1, 3] x) => (float[1, 1, 3] y)",
+        "e = Exp (x) f = Reshape (e, all) q = Gather (f, p) y = Neg (q)",
+        "<int64[1] all = {-1}>", more=held("p", ends),
+    )  # fmt: skip
+    assert "Gather" in outcome.operators
 
 
 def test_a_range_that_may_have_one_element_is_not_followed_where_it_would_be_repeated() -> None:

@@ -1,8 +1,8 @@
 """Gathers from a flattened tensor that put every element back in its place.
 
 Exporters write a view with strides of its own (`as_strided`) as places in the flattened tensor:
-for each axis a Range times its stride, added up. The strides of a row after row numbering make
-the tensor what it was.
+for each axis a Range times its stride, added up. With the strides that the tensor has anyway, row
+after row, the view is the tensor.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from graphopt.ir.facts.dimension import add, multiply
 from graphopt.rewriting import Rewriter
 
 _MAX_ELEMENTS = 1 << 20
-_MAX_DEPTH = 16
+_MAX_DEPTH = 12
+# Sums of constants up to this do not overflow.
+_MAX_PLACE = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ def _number(value: ir.Value | None, at: Rewriter) -> Dim | None:
 def _of_constant(value: ir.Value, at: Rewriter) -> _Places | None:
     array = at.array(value)
     if array is None or not 0 < array.size <= _MAX_ELEMENTS:
+        return None
+    if array.min() < -_MAX_PLACE or array.max() > _MAX_PLACE:
         return None
     start = int(array.flat[0])
     strides = [0] * array.ndim
