@@ -22,7 +22,9 @@ from graphopt.data.feeds import Feed, InputSpec, Samples, input_specs
 from graphopt.errors import GraphoptError
 from graphopt.ir import infer_shapes, load
 from graphopt.ir.cost import measure
+from graphopt.pipeline.base import PassContext
 from graphopt.runtime.session import Session
+from graphopt_passes.prune_channels import PruneChannels
 from graphopt_passes.prune_channels.canonical import canonical
 from graphopt_passes.prune_channels.doubles import in_double, run_in_double
 from graphopt_passes.prune_channels.facts import choose_sizes, gather_facts
@@ -31,7 +33,7 @@ from graphopt_passes.prune_channels.labelling import Labelling
 from graphopt_passes.prune_channels.listing import kept_channels, one_sample_shapes
 from graphopt_passes.prune_channels.masking import masked
 from graphopt_passes.prune_channels.run import RULES, cut_channels
-from graphopt_passes.prune_channels.scores import l1_scores
+from graphopt_passes.prune_channels.scores import score
 from graphopt_passes.prune_channels.selfcheck import NO_EVALUATION, relative_difference, self_check
 from graphopt_passes.prune_channels.sweep import Sweep
 
@@ -152,7 +154,8 @@ def _cut(
     samples: Samples,
     specs: tuple[InputSpec, ...],
 ) -> dict[str, Any]:
-    cut = choose(found, groups, l1_scores(original, found), ratio, 1)
+    scores = score(PruneChannels(score="l1"), original, found, groups, PassContext())
+    cut = choose(found, groups, scores, ratio, 1)
     if not cut.gone.any():
         return {"failure": "nothing was cut"}
     pruned = cut_channels(original, found, cut)

@@ -43,7 +43,8 @@ class Cost:
     weight_bytes: int
     """Bytes of all constants as stored, scales and zero points too, 4-bit types packed."""
     macs: int
-    """Multiply-accumulates of Conv, ConvTranspose, Gemm, MatMul and their integer kin."""
+    """Multiply-accumulates of Conv, ConvTranspose, Gemm, MatMul and their integer kin, and of the
+    products with weights in LSTM, GRU and RNN, over the whole length of the sequence."""
     unknown: tuple[str, ...]
     """Names of the nodes of those kinds that count as 0: their shapes are not known, or they are
     in a subgraph or function, which may run any number of times."""
@@ -176,6 +177,15 @@ def _qlinear_conv(node: ir.Node, shape: _Shapes) -> int | None:
     return math.prod(output) * math.prod(weight[1:])
 
 
+def _recurrent(node: ir.Node, shape: _Shapes) -> int | None:
+    data, weight, recurrence = (shape(value) for value in node.inputs[:3])
+    if data is None or len(data) != 3 or weight is None or recurrence is None:
+        return None
+    # X is [length, batch, input], or [batch, length, input]; W is [directions, gates * hidden,
+    # input] and R [directions, gates * hidden, hidden].
+    return data[0] * data[1] * (math.prod(weight) + math.prod(recurrence))
+
+
 _MACS: dict[str, MacRule] = {
     "Conv": _conv,
     "ConvInteger": _conv,
@@ -185,4 +195,7 @@ _MACS: dict[str, MacRule] = {
     "MatMulInteger": _matmul,
     "QLinearMatMul": _matmul,
     "Gemm": _gemm,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "RNN": _recurrent,
 }

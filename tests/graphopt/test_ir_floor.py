@@ -127,6 +127,21 @@ def test_a_contradiction_leaves_the_shape_unknown() -> None:
     assert m.graph[2].outputs[0].shape is None
 
 
+def ones(count: int) -> str:
+    return ", ".join(["1"] * count)
+
+
+def recurrent(kind: str, x: str, y: str, directions: int, rows: int, more: str = "") -> str:
+    """A layer of 2 units on 3 features, with weights of `rows` rows and no bias."""
+    weights = ", ".join(
+        f"float[{directions}, {rows}, {width}] {name} = {{{ones(directions * rows * width)}}}"
+        for name, width in (("w", 3), ("r", 2))
+    )
+    attributes = ", ".join(filter(None, ["hidden_size = 2", more]))
+    return f"""<ir_version: 9, opset_import: ["" : 17]>
+        g ({x} x) => ({y} y) <{weights}> {{ y = {kind} <{attributes}> (x, w, r) }}"""
+
+
 COSTS = {
     # name: (text, MACs by hand, parameters by hand)
     "gemm": (MLP, 4 * 3 + 3 * 2, 12 + 3 + 6),
@@ -135,7 +150,7 @@ COSTS = {
         g (float[n, 4, 8, 8] x) => (float[n, 6, 4, 4] y) {
             w = Constant <value = float[6, 2, 3, 3] {WEIGHTS}> ()
             y = Conv <group = 2, strides = [2, 2], pads = [1, 1, 1, 1]> (x, w)
-        }""".replace("WEIGHTS", ", ".join(["1"] * 108)),
+        }""".replace("WEIGHTS", ones(108)),
         6 * 4 * 4 * 2 * 9,
         108,
     ),
@@ -155,6 +170,17 @@ COSTS = {
         3 * 5 * 7 * 2,
         0,
     ),
+    "lstm": (recurrent("LSTM", "float[7, 1, 3]", "float[7, 1, 1, 2]", 1, 8), 7 * 8 * (3 + 2), 40),
+    "both_ways": (
+        recurrent("RNN", "float[7, 1, 3]", "float[7, 2, 1, 2]", 2, 2, 'direction="bidirectional"'),
+        2 * 7 * 2 * (3 + 2),
+        20,
+    ),
+    "batch_first": (
+        recurrent("GRU", "float[n, 7, 3]", "float[n, 7, 1, 2]", 1, 6, "layout = 1"),
+        7 * 6 * (3 + 2),
+        30,
+    ),
 }
 
 
@@ -164,6 +190,12 @@ def test_cost_by_hand(name: str) -> None:
     cost = graphopt.measure(model(text))
     assert (cost.macs, cost.parameters, cost.unknown) == (macs, parameters, ())
     assert cost.weight_bytes == 4 * parameters
+
+
+def test_a_sequence_of_free_length_is_as_long_as_it_was_seen_to_be() -> None:
+    m = model(recurrent("GRU", "float[n, l, 3]", "float[n, l, 1, 2]", 1, 6, "layout = 1"))
+    assert len(graphopt.measure(m).unknown) == 1
+    assert graphopt.measure(m, {"x": (1, 5, 3)}).macs == 5 * 6 * (3 + 2)
 
 
 def test_unknown_shapes_are_said_and_not_guessed() -> None:

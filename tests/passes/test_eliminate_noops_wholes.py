@@ -153,6 +153,76 @@ def test_ranges_over_an_axis(body: str, goes: bool) -> None:
     assert outcome.agrees({"x": np.float32([[1, 2, 3], [-0.0, np.nan, 4]])})
 
 
+STRIDED = """s = Shape <end = 1> (e) n = Squeeze (s) r = Range (i0, n, i1) {scaled}
+    u = Unsqueeze (m, a12) t = Add (u, inner) p = Add (t, zero) f = Reshape (e, all)"""
+SCALED = STRIDED.format(scaled="m = Mul (r, stride)")
+
+
+@pytest.mark.parametrize(
+    ("body", "inner", "stride", "goes"),
+    [
+        (f"{SCALED} q = Gather (f, p)", "0, 1, 2, 3, 4, 5", 6, True),
+        (f"{SCALED} q = Gather <axis = -1> (f, p)", "0, 1, 2, 3, 4, 5", 6, True),
+        (f"{SCALED} q = Gather (f, p)", "0, 2, 4, 1, 3, 5", 6, False),  # transposed
+        (f"{SCALED} q = Gather (f, p)", "0, 1, 2, 3, 5, 4", 6, False),
+        (f"{SCALED} q = Gather (f, p)", "0, 1, 2, 3, 4, 5", 3, False),  # rows overlap
+        (f"{SCALED} q = Gather (f, p)", "-1, 0, 1, 2, 3, 4", 6, False),
+        (f"{SCALED} w = Add (p, p) q = Gather (f, w)", "0, 0, 1, 1, 2, 2", 3, False),
+        (f"{SCALED} w = Mul (p, p) q = Gather (f, w)", "0, 0, 0, 1, 1, 1", 0, False),
+        (f"{SCALED} q = Gather (f, u)", "0, 1, 2, 3, 4, 5", 6, False),  # one column
+        (f"{STRIDED.format(scaled='m = Mul (stride, r)')} q = Gather (f, p)",
+         "0, 1, 2, 3, 4, 5", 6, True),
+    ],
+)  # fmt: skip
+def test_places_in_a_flattened_tensor(body: str, inner: str, stride: int, goes: bool) -> None:
+    """torch.as_strided with the strides that a tensor has anyway, its batch free."""
+    constants = (
+        f"<int64 i0 = {{0}}, int64 i1 = {{1}}, int64 stride = {{{stride}}}, int64[1] all = {{-1}}, "
+        f"int64[2] a12 = {{1, 2}}, int64[1, 2, 3] inner = {{{inner}}}, int64[1, 1, 1] zero = {{0}}>"
+    )
+    outcome = eliminate(
+        "(float[n, 2, 3] x) => (float[n, k, l] y)", f"e = Exp (x) {body} y = Neg (q)", constants
+    )
+    assert (outcome.operators == ["Exp", "Neg"]) == goes
+    for rows in (1, 4):
+        assert outcome.agrees({"x": np.random.default_rng(0).random((rows, 2, 3), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("indices", "goes"),
+    [
+        (np.arange(6).reshape(1, 2, 3), True),
+        (np.arange(6).reshape(2, 1, 3), False),  # another shape
+        (np.arange(6)[::-1].reshape(1, 2, 3), False),
+        (np.arange(6, dtype=np.int32).reshape(1, 2, 3), False),  # not followed
+        (np.array([[[0, 1, 2], [3, 4, 4]]]), False),
+        (np.zeros((1, 2, 3), np.int64), False),
+    ],
+)
+def test_constant_places_in_a_flattened_tensor(indices: np.ndarray, goes: bool) -> None:
+    outcome = eliminate(
+        "(float[1, 2, 3] x) => (float[j, k, 3] y)",
+        "e = Exp (x) f = Reshape (e, all) q = Gather (f, p) y = Neg (q)",
+        "<int64[1] all = {-1}>", more=held("p", indices),
+    )  # fmt: skip
+    assert ("Gather" not in outcome.operators) == goes
+    assert outcome.agrees({"x": np.arange(6, dtype=np.float32).reshape(1, 2, 3)})
+
+
+def test_a_range_that_may_have_one_element_is_not_followed_where_it_would_be_repeated() -> None:
+    """With one row the Range is 0, which the Add repeats three times."""
+    outcome = eliminate(
+        "(float[n] z, float[3] x) => (float[3] y)",
+        "s = Shape (z) n = Squeeze (s) r = Range (i0, n, i1) p = Add (r, zeros) "
+        "f = Reshape (x, all) q = Gather (f, p) y = Neg (q)",
+        "<int64 i0 = {0}, int64 i1 = {1}, int64[1] all = {-1}, int64[3] zeros = {0, 0, 0}>",
+    )
+    assert "Gather" in outcome.operators
+    for rows in (1, 3):
+        x = np.float32([1, 2, 3])
+        assert outcome.agrees({"z": np.zeros(rows, np.float32), "x": x})
+
+
 @pytest.mark.parametrize(
     ("indices", "goes"),
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from prune_nets import attention, chain, depthwise, grouped, joined, shared
+from prune_nets import Net, attention, chain, depthwise, grouped, joined, shared
 
 from graphopt.ir import infer_shapes, load, measure
 from graphopt_passes.prune_channels.allocation import FLOOR, Ladder, allocate, cut_of, damages
@@ -16,6 +16,7 @@ from graphopt_passes.prune_channels.apply import cut_channels
 from graphopt_passes.prune_channels.budget import TITLES, Budget, Quantity, amount
 from graphopt_passes.prune_channels.groups import Cut, Group, find_groups, spread
 from graphopt_passes.prune_channels.labelling import Labelling
+from graphopt_passes.prune_channels.listing import list_groups
 from graphopt_passes.prune_channels.run import analyse
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -30,9 +31,27 @@ def fixture(name: str) -> Callable[[], ir.Model]:
     return build
 
 
+def recurrent(kind: str, gates: int) -> Callable[[], ir.Model]:
+    """Two layers in both directions over 7 steps, and a classifier at each of them."""
+
+    def build() -> ir.Model:
+        net = Net()
+        x = net.linear(net.input("batch", 7, 4), 4, 8)
+        x = net.node("Transpose", x, perm=[1, 0, 2])
+        for inputs in (8, 12):
+            w, r = net.weight(2, 6 * gates, inputs), net.weight(2, 6 * gates, 6)
+            b = net.weight(2, 12 * gates)
+            y = net.node(kind, x, w, r, b, hidden_size=6, direction="bidirectional")
+            x = net.node("Reshape", net.node("Transpose", y, perm=[0, 2, 1, 3]), net.ints(0, 0, 12))
+        return net.build(net.linear(net.node("Transpose", x, perm=[1, 0, 2]), 12, 3))
+
+    return build
+
+
 MODELS: dict[str, Callable[[], ir.Model]] = {
     "chain": chain, "grouped": grouped, "depthwise": depthwise, "joined": joined,
-    "shared": shared, "attention": attention, "resnet": fixture("resnet"),
+    "shared": shared, "attention": attention, "rnn": recurrent("RNN", 1),
+    "gru": recurrent("GRU", 3), "lstm": recurrent("LSTM", 4), "resnet": fixture("resnet"),
     "mobilenet": fixture("mobilenet"), "vit": fixture("vit"),
 }  # fmt: skip
 
@@ -105,6 +124,21 @@ def test_the_parts_of_a_group_are_the_layers_that_shrink_with_it() -> None:
     cut = cut_of(found, [Ladder.of(groups[0], scored(groups), 1)], [5])
     assert budget.part(0, cut) == (first + second) / 2
     assert budget.left(cut) == (first + second) / 2 + head
+
+
+def test_the_table_has_the_same_parts_for_a_recurrent_layer() -> None:
+    model = recurrent("LSTM", 4)()
+    found = analyse(model)
+    groups = find_groups(found)
+    first, second = (7 * 2 * 24 * (width + 6) for width in (8, 12))
+    table = list_groups(model, found, groups, {}, None)
+    assert table["macs"] == 7 * 4 * 8 + first + second + 7 * 12 * 3
+    before, lower, upper = (row["macs"] for row in table["groups"])
+    assert before == 7 * 4 * 8 + 7 * 2 * 24 * 8  # W of the first layer
+    assert lower == first + 7 * 2 * 24 * 12
+    assert upper == second + 7 * 12 * 3
+    budget = Budget(model, found, groups, "macs")
+    assert budget.part(0) == 7 * 4 * 8 + first - 7 * 2 * 24 * 6
 
 
 def scored(groups: list[Group]) -> dict[int, float]:

@@ -13,6 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 from prune_nets import Net, Outcome, evaluate, image, prune_exactly, random_feed
 
+from graphopt_passes.prune_channels.canonical import canonical
+
 
 def reasons(outcome: Outcome, layer: str) -> set[str | None]:
     """Why the outputs of a layer stay; None for those that may go."""
@@ -169,3 +171,23 @@ def test_a_call_of_a_function_is_a_barrier() -> None:
     outcome = prune_exactly(model)
     assert outcome.sizes() == [(6, 4)]
     assert reasons(outcome, "before") == {"Twice 'call' (channels are not followed through it)"}
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_a_view_with_strides_of_its_own(free: bool) -> None:
+    """ConvNeXt's head, as torch.export writes it: places in the flattened tensor, looked up."""
+    net = Net()
+    x = net.conv(net.input("batch" if free else 1, 3, 6, 6), (3, 8))
+    pooled = net.node("GlobalAveragePool", net.conv(x, (8, 6)))
+    flat = net.node("Reshape", pooled, net.ints(-1))
+    places = net.constant(np.arange(6).reshape(1, 6, 1, 1))
+    if free:
+        zero, one, six = (net.constant(np.array(number)) for number in (0, 1, 6))
+        count = net.node("Squeeze", net.node("Shape", "x", start=0, end=1))
+        rows = net.node("Mul", net.node("Range", zero, count, one), six)
+        places = net.node("Add", net.node("Unsqueeze", rows, net.ints(1, 2, 3)), places)
+    view = net.node("Gather", flat, places)
+    model = canonical(net.build(net.linear(net.node("Flatten", view), 6, 2)))
+    outcome = prune_exactly(model)
+    assert outcome.sizes() == [(8, 5), (6, 4)]
+    assert "Gather" not in {node.op_type for node in outcome.pruned.graph}

@@ -21,8 +21,9 @@ class EliminateNoops(Pass):
       elements of sequences and optionals that are made in the model, and how many there are.
     - Reshape, Expand, Flatten, Squeeze, Unsqueeze, Tile, Slice, Split, Transpose, Pad, Gather,
       DepthToSpace and Concat that leave shape and order as they are, dynamic dimensions included;
-      inputs of a Concat that are empty; scatters that overwrite everything, Gathers by a Range
-      over everything, Trilu of a triangle that is all, Einsum that keeps the axes.
+      inputs of a Concat that are empty; scatters that overwrite everything, Gathers by a Range over
+      everything or by the places of all elements, Trilu of a triangle that is all, Einsum that
+      keeps the axes.
     - Arithmetic and logic with a neutral element (times 1, to the power of 1, minus +0.0, plus
       -0.0, and true, ...), a Where that always takes one branch, a Sum or Max of one operand
       or of one value, limits that the type has anyway.

@@ -9,6 +9,7 @@ from graphopt.ir.facts import Dim
 from graphopt.rewriting import Rewriter, Rule
 from graphopt.rewriting.axes import Reduction, axes_for
 from graphopt_passes.eliminate_noops.handing import noops
+from graphopt_passes.eliminate_noops.strided import unflattened
 
 _MAX_ELEMENTS = 1 << 12
 
@@ -23,9 +24,9 @@ def _counts(value: ir.Value | None, count: Dim, at: Rewriter) -> bool:
 
 
 def _gather(node: ir.Node, at: Rewriter) -> ir.Value | None:
-    """Gather along an axis by a Range over it."""
+    """Gather along an axis by a Range over it, or of a flattened tensor by all its places."""
     if at.producer(node.inputs[1], "Range") is None:
-        return None
+        return unflattened(node, at)
     dims = at.dims(node.inputs[0])
     axis: int = node.attributes.get_int("axis", 0)
     if not dims or not -len(dims) <= axis < len(dims):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ from graphopt.ir import Cost, is_standard, measure
 from graphopt_passes.prune_channels.atoms import Labels
 from graphopt_passes.prune_channels.groups import Cut, Group
 from graphopt_passes.prune_channels.labelling import Labelling, Slot
+from graphopt_passes.prune_channels.rules_sequence import RECURRENT
 
 Quantity: TypeAlias = Literal["macs", "params", "bytes"]
 Array: TypeAlias = "NDArray[Any]"
@@ -56,6 +58,15 @@ def count_cost(model: ir.Model, found: Labelling, cut: Cut | None = None) -> Cos
         if name in found.facts.shapes
     }
     return measure(model, shapes)
+
+
+def recurrent_parts(
+    weight: list[Labels], recurrence: list[Labels]
+) -> Iterator[tuple[Fraction, list[Labels]]]:
+    """The shares of W and of R in the MACs of an LSTM, GRU or RNN, with the axes of each."""
+    sizes = [math.prod(len(axis) for axis in axes) for axes in (weight, recurrence)]
+    for size, axes in zip(sizes, (weight, recurrence), strict=True):
+        yield Fraction(size, sum(sizes)), axes
 
 
 @dataclass(frozen=True)
@@ -128,28 +139,33 @@ class Budget:
         for number, (node, count) in enumerate(zip(model.graph, macs, strict=True)):
             if not count:
                 continue
-            weight = slots[number, 1].labels[1:] if (number, 1) in slots else []
-            data = self._operand(node, number, slots)
+            data, weight = (self._operand(node, number, index, slots) for index in (0, 1))
+            kernel = weight[1:] if (number, 1) in slots else []
             output = self._found.labels.get(str(node.outputs[0].name), [])
             axes: list[Labels] = []
             if is_standard(node, "Conv"):
-                axes = [*output, *weight]
+                axes = [*output, *kernel]
             elif is_standard(node, "ConvTranspose"):
-                axes = [*data, *weight]
+                axes = [*data, *kernel]
             elif is_standard(node, "MatMul"):
                 axes = [*output, data[-1]] if data else []
             elif is_standard(node, "Gemm"):
                 inner = 0 if node.attributes.get_int("transA", 0) else 1
                 axes = [*output, data[inner]] if data else []
+            elif is_standard(node, *RECURRENT):
+                recurrence = self._operand(node, number, 2, slots)
+                for part, axes in recurrent_parts(weight, recurrence):
+                    yield self._term(round(part * count), axes)
+                continue
             yield self._term(count, axes)
 
     def _operand(
-        self, node: ir.Node, number: int, slots: Mapping[tuple[int, int], Slot]
+        self, node: ir.Node, number: int, index: int, slots: Mapping[tuple[int, int], Slot]
     ) -> list[Labels]:
-        """The labels of the first input of `node`."""
-        if (number, 0) in slots:
-            return slots[number, 0].labels
-        value = node.inputs[0]
+        """The labels of input `index` of `node`."""
+        if (number, index) in slots:
+            return slots[number, index].labels
+        value = node.inputs[index]
         return self._found.labels.get(str(value.name), []) if value is not None else []
 
     def _of_constants(self, model: ir.Model, *, elements: bool) -> Iterator[_Term]:

@@ -7,6 +7,8 @@ import onnx_ir as ir
 
 from graphopt.ir import constant_array, drop_unused_initializer, is_standard
 from graphopt.pipeline.base import PassContext
+from graphopt.rewriting import rewrite
+from graphopt_passes.eliminate_noops import wholes
 from graphopt_passes.fold_constants.folding import fold_constants
 
 MAX_GROWTH = 1 << 20
@@ -17,10 +19,12 @@ def canonical(model: ir.Model) -> ir.Model:
     """A copy of `model` in which what can be a constant is one.
 
     Exporters leave arithmetic on weights and shapes to run time, and put Identity and Transpose
-    between a weight and its user; a layer is only refitted if its weight is a constant.
+    between a weight and its user; a layer is only refitted if its weight is a constant. What they
+    look up in a tensor by the places of all its elements is the tensor, and keeps its channels.
     """
     copy = model.clone()
     fold_constants(copy, PassContext(), MAX_GROWTH)
+    rewrite(copy, PassContext(), wholes.RULES)
     _skip_detours(copy)
     return copy
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 from graphopt.data.feeds import Samples
 from graphopt.ir.cost import measure
 from graphopt_passes.prune_channels.atoms import Labels
+from graphopt_passes.prune_channels.budget import recurrent_parts
 from graphopt_passes.prune_channels.facts import choose_sizes, gather_facts
 from graphopt_passes.prune_channels.groups import Group
 from graphopt_passes.prune_channels.labelling import Labelling, Slot
+from graphopt_passes.prune_channels.rules_sequence import RECURRENT
 from graphopt_passes.prune_channels.sweep import SINGLE
 
 
@@ -42,7 +45,8 @@ def list_groups(
     labels = {slot.name: slot.labels for slot in found.slots} | found.labels
     for node, row in zip(model.graph, cost.per_node, strict=True):
         if row.macs:
-            macs += shares.of(_worked(labels, node)) * row.macs
+            for part, axes in _worked(labels, node):
+                macs += shares.of(axes) * float(part * row.macs)
     made, read = (shares.layers(found, side) for side in ("out_labels", "in_labels"))
     return {
         "macs": cost.macs,
@@ -105,13 +109,18 @@ class _Shares:
         return np.bincount(owners[owners >= 0], minlength=self._count)
 
 
-def _worked(labels: Mapping[str, list[Labels]], node: ir.Node) -> list[Labels]:
-    """The axes that the multiply-accumulates of a convolution or product run over."""
-    left, right = (labels.get(str(value.name), []) for value in node.inputs[:2] if value)
-    if node.op_type not in ("Gemm", "MatMul"):
-        return right
-    turned = node.attributes.get_int("transA", 0) == 1
-    return [*right, *(left[-1:] if turned else left[-2:-1])]
+def _worked(
+    labels: Mapping[str, list[Labels]], node: ir.Node
+) -> Iterator[tuple[Fraction, list[Labels]]]:
+    """The parts of the multiply-accumulates of a layer, and the axes that each runs over."""
+    left, right, *more = (labels.get(str(value.name), []) for value in node.inputs[:3] if value)
+    if node.op_type in RECURRENT:
+        yield from recurrent_parts(right, more[0])
+    elif node.op_type in ("Gemm", "MatMul"):
+        turned = node.attributes.get_int("transA", 0) == 1
+        yield Fraction(1), [*right, *(left[-1:] if turned else left[-2:-1])]
+    else:
+        yield Fraction(1), right
 
 
 def _spread(group: Group, scores: Mapping[int, float]) -> dict[str, float] | None:

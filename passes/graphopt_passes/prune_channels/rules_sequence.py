@@ -14,7 +14,8 @@ from graphopt_passes.prune_channels.sweep import Decline, Op, Rule
 if TYPE_CHECKING:
     from graphopt_passes.prune_channels.apply import Editor
 
-# Inputs, in the order of the operator.
+RECURRENT = ("GRU", "LSTM", "RNN")
+# Their inputs, in the order of the operator.
 X, W, R, B, LENGTHS, INITIAL_H, INITIAL_C, PEEPHOLES = range(8)
 
 
@@ -81,5 +82,5 @@ def einsum(op: Op) -> None:
 
 RULES: dict[str, Rule] = {
     "Einsum": einsum,
-    **dict.fromkeys(("GRU", "LSTM", "RNN"), recurrent),
+    **dict.fromkeys(RECURRENT, recurrent),
 }
