@@ -116,7 +116,7 @@ class Quantizer:
             if self.rules.costs is None:
                 self._leave(islands(self.model, kept, self.rules, excluded_nodes), ALONE)
             else:
-                slower = slower_layers(self.model, kept, self.rules, excluded_nodes, options.batch)
+                slower = slower_layers(self.model, kept, self.rules, excluded_nodes)
                 self._leave(slower, SLOWER)
 
     def _leave(self, candidates: list[Candidate], reason: str) -> None:
