@@ -10,7 +10,7 @@ import fake_tensorrt
 import onnx
 import pytest
 
-from graphopt.emit.tensorrt import build_engine
+from graphopt.emit.tensorrt import BuilderOptions, build_engine
 from graphopt.emit.tensorrt.builder import Log, build
 from graphopt.emit.tensorrt.request import BuildRequest, BuildResult
 from graphopt.errors import GraphoptError
@@ -37,7 +37,7 @@ def request(model: onnx.ModelProto, folder: Path, **changes: object) -> BuildReq
 )
 def test_every_version_builds_strongly_typed(tmp_path: Path, version: str, flags: int) -> None:
     trt = fake_tensorrt.make(version)
-    made = request(models.float_net(), tmp_path, workspace_bytes=1 << 28)
+    made = request(models.float_net(), tmp_path, options=BuilderOptions(workspace_bytes=1 << 28))
     result = build(trt, made, Log(), gpu=lambda: "8.7")
     shapes = ((1, 3, 16, 16), (8, 3, 16, 16), (32, 3, 16, 16))
     assert trt.calls == [
