@@ -14,6 +14,13 @@ from typing import Any
 
 from graphopt.emit.tensorrt.kernel_table import HEADER
 from graphopt.emit.tensorrt.messages import Complaint, describe, describe_errors, fix_for
+from graphopt.emit.tensorrt.monitor import BuildProgress, make_monitor
+from graphopt.emit.tensorrt.options import (
+    apply_options,
+    require_dla,
+    timing_cache_content,
+    use_timing_cache,
+)
 from graphopt.emit.tensorrt.request import BuildRequest, BuildResult
 from graphopt.emit.tensorrt.shapes import InputSpec, profile_of
 from graphopt.errors import GraphoptError
@@ -48,13 +55,19 @@ class Log:
 
 
 def build(
-    trt: Any, request: BuildRequest, log: Log, *, gpu: Callable[[], str | None]
+    trt: Any,
+    request: BuildRequest,
+    log: Log,
+    *,
+    gpu: Callable[[], str | None],
+    tell: Callable[[BuildProgress], None] = lambda progress: None,
 ) -> BuildResult:
     """Builds the engine and writes it to `request.engine`.
 
     Args:
         trt: the module `tensorrt_rtx` or `tensorrt`.
         gpu: finds the compute capability of this machine's GPU; None if there is none.
+        tell: is told how far the build is, where this version can say so.
 
     Raises:
         GraphoptError: if the model is at fault, or the builder refuses it.
@@ -66,10 +79,16 @@ def build(
     _parse(trt, network, logger, request, log)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if request.workspace_bytes is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_bytes)
+    monitor = make_monitor(trt, tell)
+    if monitor is not None:
+        config.progress_monitor = monitor
+    apply_options(trt, config, request.options, _name(trt))
     _set_gpu(trt, config, request, gpu)
     profile = _add_profile(builder, config, network, request)
+    require_dla(request.options, request.sm, request.target, profile)
+    timing_cache = request.options.timing_cache
+    if timing_cache is not None:
+        use_timing_cache(config, Path(timing_cache), _name(trt))
     started = time.perf_counter()
     engine = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - started
@@ -83,6 +102,8 @@ def build(
     with memoryview(engine) as content:
         _write(Path(request.engine), content)
         size = content.nbytes
+    if timing_cache is not None:
+        _replace(Path(timing_cache), timing_cache_content(config))
     return BuildResult(
         builder=_name(trt),
         build_seconds=seconds,
@@ -115,26 +136,15 @@ def _check_model(request: BuildRequest) -> tuple[tuple[str, str], ...]:
         raise GraphoptError(
             "the graph has no nodes, so there is nothing to build", where=request.model
         )
-    _check_opset(model, request)
+    for entry in model.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            request.require_opset(entry.version)
     return tuple(
         # What the parsers call a node without a name.
         (node.name or f"node_of_{node.output[0]}", node.op_type)
         for node in _nodes(model.graph)
         if node.op_type in COMPUTE_OPERATORS and node.domain in ("", "ai.onnx")
     )
-
-
-def _check_opset(model: Any, request: BuildRequest) -> None:
-    if request.opsets is None:
-        return
-    least, greatest = request.opsets
-    for entry in model.opset_import:
-        if entry.domain in ("", "ai.onnx") and not least <= entry.version <= greatest:
-            raise GraphoptError(
-                f"uses opset {entry.version}; {request.target} takes {least} to {greatest}",
-                where=request.model,
-                fix="convert the model to one of those",
-            )
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
@@ -283,6 +293,18 @@ def _write(path: Path, content: memoryview) -> None:
             f"the engine cannot be written ({error.strerror})",
             where=str(path.parent),
             fix="free some space or choose another place; nothing was changed",
+        ) from None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    new = path.with_name(f"{path.name}.new")
+    try:
+        new.write_bytes(content)
+        new.replace(path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise GraphoptError(
+            f"the timing cache cannot be written ({error.strerror})", where=str(path)
         ) from None
 
 

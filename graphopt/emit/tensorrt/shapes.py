@@ -19,8 +19,12 @@ ShapeRange: TypeAlias = "tuple[Shape, Shape, Shape]"
 # For a dynamic first axis about which nothing is said.
 DEFAULT_BATCH = (1, 8, 32)
 
-_EXAMPLE = "write it as image=1x3x224x224:8x3x224x224:32x3x224x224"
+_EXAMPLE = "write it as image:1x3x224x224,8x3x224x224,32x3x224x224"
 _ITEM = re.compile(r"\s*([^=]+?)\s*=\s*([0-9][0-9x:\s]*?)\s*(?:,|$)", re.ASCII)
+_SHAPE = r"[0-9]+(?:\s*x\s*[0-9]+)*"
+_COLON_ITEM = re.compile(
+    rf"\s*([^=]+?)\s*:\s*({_SHAPE}(?:\s*,\s*{_SHAPE})*)\s*(?:[,;]|$)", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,10 @@ class InputSpec:
 
 
 def parse_shapes(text: str, model: ir.Model | None = None) -> dict[str, ShapeRange]:
-    """Reads `name=shape` or `name=least:optimal:greatest`, joined by commas.
+    """Reads `name:least,optimal,greatest` or `name=least:optimal:greatest`, joined by commas.
 
-    A shape is integers joined by `x`. A single one is all three.
+    A shape is integers joined by `x`. A single one is all three. A semicolon may stand between
+    items of the first form.
 
     Args:
         model: where given, the names must be inputs of it.
@@ -51,12 +56,12 @@ def parse_shapes(text: str, model: ir.Model | None = None) -> dict[str, ShapeRan
     shapes: dict[str, ShapeRange] = {}
     at = 0
     while at < len(text):
-        item = _ITEM.match(text, at)
+        item = _ITEM.match(text, at) or _COLON_ITEM.match(text, at)
         if item is None:
             raise GraphoptError(f"cannot read '{text[at:].strip()}'", where="shapes", fix=_EXAMPLE)
         if item[1] in shapes:
             raise GraphoptError(f"input '{item[1]}' is given twice", where="shapes")
-        shapes[item[1]] = _shape_range(item[1], item[2])
+        shapes[item[1]] = _shape_range(item[1], item[2].replace(",", ":"))
         at = item.end()
     if not shapes:
         raise GraphoptError("nothing is given", where="shapes", fix=_EXAMPLE)
@@ -160,10 +165,27 @@ def _fill(spec: InputSpec, known: Mapping[str, tuple[int, int, int]]) -> ShapeRa
             )
             raise GraphoptError(
                 f"axis {axis} of input '{spec.name}' ({open_shape}) is dynamic, its size unknown",
-                fix=f"give its least, optimal and greatest shape with --shapes {spec.name}=...",
+                fix="give its least, optimal and greatest shape with "
+                f'--shapes "{spec.name}:{_suggestion(spec, known)}"',
             )
     return (
         tuple(number[0] for number in numbers),
         tuple(number[1] for number in numbers),
         tuple(number[2] for number in numbers),
     )
+
+
+def _suggestion(spec: InputSpec, known: Mapping[str, tuple[int, int, int]]) -> str:
+    """The three shapes to give, with the names of the sizes that are still to be filled in."""
+    shapes = []
+    for which, batch in enumerate(DEFAULT_BATCH):
+        sizes = []
+        for axis, (size, symbol) in enumerate(zip(spec.dims, spec.symbols, strict=True)):
+            if size != -1:
+                sizes.append(str(size))
+            elif symbol is not None and symbol in known:
+                sizes.append(str(known[symbol][which]))
+            else:
+                sizes.append(str(batch) if axis == 0 else symbol or "?")
+        shapes.append("x".join(sizes))
+    return ",".join(shapes)
