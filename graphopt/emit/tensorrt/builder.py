@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graphopt.dimensions import UNKNOWN_DIMENSIONS
 from graphopt.emit.tensorrt.kernel_table import HEADER
 from graphopt.emit.tensorrt.messages import Complaint, describe, describe_errors, fix_for
 from graphopt.emit.tensorrt.monitor import BuildProgress, make_monitor
@@ -24,7 +25,6 @@ from graphopt.emit.tensorrt.options import (
 from graphopt.emit.tensorrt.request import BuildRequest, BuildResult
 from graphopt.emit.tensorrt.shapes import InputSpec, profile_of
 from graphopt.errors import GraphoptError
-from graphopt.ir.query import UNKNOWN_DIMENSIONS
 
 # The operators whose kernels the report follows.
 COMPUTE_OPERATORS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})

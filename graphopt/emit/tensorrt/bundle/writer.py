@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from graphopt.dimensions import UNKNOWN_DIMENSIONS
 from graphopt.emit.tensorrt.bundle.needs import TensorRTRange, precisions_of, tensorrt_range
 from graphopt.emit.tensorrt.bundle.reference import Reference, write_reference
 from graphopt.emit.tensorrt.folder import FORMAT, METADATA_FILE
@@ -24,7 +25,6 @@ from graphopt.emit.tensorrt.shapes import InputSpec, Shape, ShapeRange, profile_
 from graphopt.errors import GraphoptError
 from graphopt.ir import default_opset, load, main_inputs, save
 from graphopt.ir.external import initializer_tensors, is_external
-from graphopt.ir.query import UNKNOWN_DIMENSIONS
 from graphopt.pipeline.record import read_record, versions
 from graphopt.progress import Progress
 
