@@ -19,6 +19,7 @@ FLOORS = [
     {"data"},
     {"runtime"},
     {"calibration", "reconstruction"},
+    {"gradients"},
     {"pipeline"},
     {"rewriting"},
     {"emit"},

@@ -218,6 +218,28 @@ class ViT(nn.Module):
         return self.classifier(self.norm(self.blocks(x))[:, 0])
 
 
+class MLP(nn.Module):
+    """Two hidden layers on the pixels, as Gemm and ReLU.
+
+    Not a fixture: `bench_compensation.py` prunes it.
+    """
+
+    def __init__(self, hidden: tuple[int, int] = (256, 128)) -> None:
+        super().__init__()
+        first, second = hidden
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(28 * 28, first),
+            nn.ReLU(),
+            nn.Linear(first, second),
+            nn.ReLU(),
+            nn.Linear(second, CLASSES),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layers(normalize(image))
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How one net is made: AdamW with a one-cycle schedule.
@@ -258,6 +280,13 @@ RECIPES = {
         rate=6e-3,
         decay=0.02,
         seed=4,
+    ),
+    "mlp": Recipe(
+        MLP,
+        epochs=4,
+        rate=2e-3,
+        decay=0.02,
+        seed=5,
     ),
     "vit": Recipe(
         ViT,

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from model_nets import GroupedQueries, LastState, UNet
 from torch import nn
 
 SEED = 20240
@@ -176,8 +177,37 @@ def lstm_tagger() -> Example:
     )
 
 
+def last_state() -> Example:
+    """float32 `features` [2, 12, 16] to `logits` [2, 5]."""
+    return Example(LastState(), (torch.randn(2, 12, 16),), ("features",), ("logits",))
+
+
+def grouped_queries() -> Example:
+    """int64 `tokens` [2, 16] to `logits` [2, 16, 1000]."""
+    tokens = torch.randint(0, VOCABULARY, (2, 16))
+    return Example(GroupedQueries(VOCABULARY), (tokens,), ("tokens",), ("logits",))
+
+
+def unet() -> Example:
+    """`image`, float32 [1, 3, 64, 64], to `logits` [1, 2, 64, 64]."""
+    return Example(UNet(), (torch.randn(1, 3, 64, 64),), ("image",), ("logits",))
+
+
+def shufflenet() -> Example:
+    """A net of torchvision's."""
+    _declare_missing_operators()
+    from torchvision.models import shufflenet_v2_x1_0
+
+    return Example(shufflenet_v2_x1_0(), (torch.randn(1, 3, 224, 224),), ("image",), ("logits",))
+
+
 ARCHITECTURES: dict[str, Callable[[], Example]] = {
     "lstm_tagger": lstm_tagger,
+    "lstm_last": last_state,
+    "grouped_queries": grouped_queries,
+    "unet": unet,
+    "shufflenet_v2_x1_0": shufflenet,
+    "ghostnet_100": partial(image_net, "ghostnet_100"),
     "bert_tiny": partial(bert, "eager"),
     "bert_tiny_sdpa": partial(bert, "sdpa"),
     "gpt2_tiny": partial(gpt2, "eager"),

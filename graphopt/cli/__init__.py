@@ -9,10 +9,12 @@ import click
 
 from graphopt.cli.build import build
 from graphopt.cli.compare import compare
+from graphopt.cli.groups import groups
 from graphopt.cli.inspect import inspect
 from graphopt.cli.optimize import optimize
 from graphopt.cli.passes import passes
 from graphopt.cli.sensitivity import sensitivity
+from graphopt.cli.targets import targets
 from graphopt.errors import GraphoptError
 
 
@@ -27,7 +29,7 @@ def graphopt() -> None:
     """
 
 
-for command in (optimize, build, compare, inspect, sensitivity, passes):
+for command in (optimize, build, compare, inspect, sensitivity, groups, passes, targets):
     graphopt.add_command(command)
 
 

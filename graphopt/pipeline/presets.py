@@ -8,7 +8,9 @@ PRESETS: dict[str, str] = {
     "fuse": "repeat(fuse-normalizations,fuse-activations,fuse-affine,fuse-pad,"
     "fuse-layout,fuse-gemm)",
     "lossless": "repeat(simplify,fuse)",
+    "fp16": "lossless,cast-precision",
     "int8": "lossless,quantize",
+    "int8-fp16": "int8,cast-precision",
     "pruned-int8": "lossless,prune-channels,quantize",
 }
 

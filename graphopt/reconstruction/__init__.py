@@ -8,11 +8,12 @@ from graphopt.reconstruction.columns import (
     matrix_rows,
 )
 from graphopt.reconstruction.constants import adder_behind, is_own, set_constant
-from graphopt.reconstruction.moments import Moments
+from graphopt.reconstruction.moments import RIDGE, Moments
 from graphopt.reconstruction.rounding import round_weights
 from graphopt.reconstruction.stream import Stream, needed_from, stretch
 
 __all__ = [
+    "RIDGE",
     "Geometry",
     "Moments",
     "Stream",

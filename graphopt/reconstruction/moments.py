@@ -54,6 +54,26 @@ class Moments:
         """The bias [groups, outputs] that makes the mean of X W + bias that of Y."""
         return np.asarray((self.y - _times(self.x, weight)) / max(self.rows, 1))
 
+    def scale(self, weight: Array, *, centred: bool) -> Array:
+        """The factors [groups, outputs] that make the variance of X W that of Y.
+
+        An output that never changes has 1.
+
+        Args:
+            centred: whether a bias takes care of the means; otherwise it is the mean squares that
+                are made equal.
+        """
+        assert self.xx is not None
+        given = np.einsum("gio,gio->go", weight, self.xx @ weight)
+        wanted = self.yy
+        noise = np.finfo(np.float64).eps * len(weight[0]) * given
+        if centred:
+            given = given - np.square(_times(self.x, weight)) / max(self.rows, 1)
+            wanted = wanted - np.square(self.y) / max(self.rows, 1)
+        moves = given > noise
+        ratio = np.maximum(wanted, 0) / np.where(moves, given, 1)
+        return np.where(moves, np.sqrt(ratio), 1.0)
+
     def solve(self, weight: Array, *, centred: bool, ridge: float = RIDGE) -> Array:
         """The W that minimizes |Y - X W|^2 + lambda |W - weight|^2.
 

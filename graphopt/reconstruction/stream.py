@@ -83,6 +83,20 @@ class Stream:
 
         return run
 
+    def continued(self, model: ir.Model, names: Sequence[str]) -> Iterator[Feed]:
+        """The values `names` of another model for each batch, computed from where the stream is.
+
+        Args:
+            model: the same up to there but for what it has no use for, and what it reads from
+                there on has the same names.
+        """
+        inputs = [str(value.name) for value in self._model.graph.inputs]
+        there = ir.convenience.create_value_mapping(model.graph)
+        known = [name for name in (self._held[0] if self._held else inputs) if name in there]
+        session = Session(stretch(model, known, names, self._types()))
+        for feed in self._source():
+            yield session.run({name: feed[name] for name in session.inputs})
+
     def _move(self, names: list[str]) -> bool:
         """Holds the values `names`, and no others; whether they fit."""
         if self._held is None or any(key not in self._held[0] for key in names):
@@ -169,8 +183,8 @@ def _reads(node: ir.Node) -> Iterator[str | None]:
 
 def stretch(
     model: ir.Model,
-    known: list[str],
-    wanted: list[str],
+    known: Sequence[str],
+    wanted: Sequence[str],
     types: Mapping[str, ir.TypeProtocol] = MappingProxyType({}),
 ) -> ir.Model:
     """A copy of `model` (sharing weights) from the values `known` to the values `wanted`.

@@ -29,6 +29,7 @@ CALIBRATION = str(FIXTURES / "calib.npz")
 OPTIONS = {
     "cluster-weights": "{bits=5}",  # up to 4 bits need opset 21
     "graphsurgeon": "{function=test_contract:tidy}",
+    "prune-blocks": "{samples=64}",
     "prune-channels": "{ratio=0.3,samples=64}",
     "quantize": "{samples=64}",
     "quantize-weights": "{format=int8}",  # int4 needs opset 21

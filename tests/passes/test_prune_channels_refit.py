@@ -180,7 +180,7 @@ def output_error(model: ir.Model, result: PassResult, context: PassContext) -> f
 def test_compensation_restores_the_outputs(build: Any) -> None:
     model = build()
     context, other = correlated(model), correlated(model, seed=1)
-    plain = PruneChannels(ratio=0.3, compensate=False).run(model, context)
+    plain = PruneChannels(ratio=0.3, compensate="none").run(model, context)
     refitted = PruneChannels(ratio=0.3).run(model, context)
     before, after = (output_error(model, result, other) for result in (plain, refitted))
     assert after < 0.5 * before
@@ -214,11 +214,11 @@ def test_shared_weights_are_not_refitted() -> None:
 
 def test_a_refit_that_does_not_help_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        Moments, "solve", lambda self, weight, *, centred: np.full_like(weight, 1e3)
+        Moments, "solve", lambda self, weight, *, centred, ridge: np.full_like(weight, 1e3)
     )
     model = conv_net()
     context = correlated(model)
-    plain = PruneChannels(ratio=0.3, compensate=False).run(model, context)
+    plain = PruneChannels(ratio=0.3, compensate="none").run(model, context)
     result = PruneChannels(ratio=0.3).run(model, context)
     assert result.rewrites["layers refitted"] == 0
     assert sum("does not lower the error" in note for note in result.notes) == 4
@@ -228,7 +228,7 @@ def test_a_refit_that_does_not_help_is_dropped(monkeypatch: pytest.MonkeyPatch) 
 def test_a_wide_layer_only_gets_its_bias(monkeypatch: pytest.MonkeyPatch) -> None:
     model = conv_net()
     context = correlated(model)
-    plain = PruneChannels(ratio=0.3, compensate=False).run(model, context)
+    plain = PruneChannels(ratio=0.3, compensate="none").run(model, context)
     monkeypatch.setattr(compensate, "MAX_INPUTS", 60)
     result = PruneChannels(ratio=0.3).run(model, context)
     assert any("only its bias is refitted" in note for note in result.notes)
@@ -279,7 +279,7 @@ def test_the_trained_network_keeps_its_accuracy(fixtures: Path) -> None:
     def accuracy(of: ir.Model) -> float:
         return evaluation.score(Session(of, optimize=True).run, Quiet())
 
-    plain = PruneChannels(ratio=0.3, samples=128, compensate=False).run(model, context)
+    plain = PruneChannels(ratio=0.3, samples=128, compensate="none").run(model, context)
     refitted = PruneChannels(ratio=0.3, samples=128).run(model, context)
     before = accuracy(model)
     assert accuracy(plain.model) < before - 20

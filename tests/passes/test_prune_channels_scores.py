@@ -17,7 +17,7 @@ from graphopt.runtime.session import Session
 from graphopt_passes.prune_channels import PruneChannels, run
 from graphopt_passes.prune_channels.facts import Facts
 from graphopt_passes.prune_channels.groups import choose, find_groups
-from graphopt_passes.prune_channels.scores import l1_scores
+from graphopt_passes.prune_channels.scores import SCORES, Idea, score
 from graphopt_passes.prune_channels.sweep import Op, Sweep
 
 
@@ -73,7 +73,7 @@ def test_products_with_other_weights_lose_what_is_dead(
     if dead_first:
         array = np.ascontiguousarray(array[tuple(slice(None, None, -1) for _ in array.shape)])
         model.graph.initializers["maker"].const_value = ir.tensor(array, name="maker")
-    step = PruneChannels(ratio=0.5, score=score, compensate=False)
+    step = PruneChannels(ratio=0.5, score=score, compensate="none")
     feed = random_feed(model, 2)
     samples = ArraySamples("noise", random_feed(model, 8), input_specs(model))
     result = step.run(model, PassContext(calibration=samples))
@@ -92,7 +92,7 @@ def test_a_product_weighs_what_it_reads() -> None:
     reader = weight(model, "reader").copy()
     reader[:, :4] = 0
     model.graph.initializers["reader"].const_value = ir.tensor(reader, name="reader")
-    result = PruneChannels(ratio=0.5, compensate=False).run(model, noise(model, 8))
+    result = PruneChannels(ratio=0.5, compensate="none").run(model, noise(model, 8))
     assert np.array_equal(weight(result.model, "maker"), maker[4:])
 
 
@@ -110,7 +110,7 @@ def test_products_with_other_weights_are_told_not_to_be_refitted() -> None:
 
 
 def test_channels_without_a_score_are_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "l1_scores", lambda model, found: {})
+    monkeypatch.setitem(SCORES, "l1", Idea(lambda task: {}))
     result = PruneChannels(**BARE).run(chain(), PassContext())
     assert not result.modified
     assert "group 'first' stays whole: its channels have no score" in result.notes
@@ -123,7 +123,9 @@ def test_a_weight_that_is_not_finite_keeps_its_group() -> None:
     broken[3, 0, 0, 0] = np.nan
     model.graph.initializers["first.weight"].const_value = ir.tensor(broken, name="first.weight")
     found = run.analyse(model)
-    cut = choose(found, find_groups(found), l1_scores(model, found), 0.5, 1)
+    groups = find_groups(found)
+    scores = score(PruneChannels(**BARE), model, found, groups, PassContext())
+    cut = choose(found, groups, scores, 0.5, 1)
     assert [cut.count(group.atoms) for group in find_groups(found)] == [10, 4]
 
 

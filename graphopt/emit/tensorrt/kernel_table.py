@@ -7,7 +7,9 @@ TensorRT-RTX writes one message that starts with `Layers:` when the profiling ve
     Strides: [...], StrideOrder: [...], Datatype: Int8, Format: ... }], Constants: [ ... ],
     Outputs: [ ... ], TacticName: ..., StreamId: 0, Metadata: [ONNX Layer: conv1]
 
-one line a kernel, then a blank line and `I/O Tensors:`. The items of `Metadata` are separated by
+one line a kernel, then a blank line and `I/O Tensors:`. A step that is no compiled kernel, such as
+the copy of a shape to the GPU, has no `Constants`, other items between `Outputs` and `StreamId`,
+and a `Location` before the dimensions of its tensors. The items of `Metadata` are separated by
 the control character 0x1F. The format is undocumented and this is the only place that knows it.
 
 The numbers in the builder's own names, such as `__mye982dconst`, differ from build to build; here
@@ -35,6 +37,7 @@ _KINDS: Mapping[str, str] = MappingProxyType(
         "gemm": "gemm",
         "maxpool": "pool",
         "avgpool": "pool",
+        "ShapeHostToDevice": "control",
         "shape_call": "control",
         "signal": "control",
         "wait": "control",
@@ -53,6 +56,7 @@ _MOVES = frozenset({"Cast", "Conc", "Move", "Repl", "Resh", "Slic", "Tran"})
 _ATTENTION = re.compile(r"_gemm_mha")
 _GENERATED_NAME = re.compile(r"__myl_((?:[A-Z][a-z]*)+)_myl")
 _INTERNAL = re.compile(r"(__mye|hvar\^)[0-9]+", re.ASCII)
+_LOCATION = re.compile(r", Location: [A-Za-z]+$", re.ASCII)
 _OPERATOR = re.compile(r"[A-Z][a-z]*")
 
 # By the builder's name: ours, and the bits of one element.
@@ -256,12 +260,10 @@ def _kernel(cursor: _Cursor) -> Kernel:
     name = cursor.until(", LayerType: ")
     layer_type = cursor.until(", Inputs: ")
     inputs = _tensors(cursor)
-    cursor.expect(", Constants: ")
-    constants = _tensors(cursor)
+    constants = _tensors(cursor) if cursor.accept(", Constants: ") else ()
     cursor.expect(", Outputs: ")
     outputs = _tensors(cursor)
-    cursor.expect(", TacticName: ")
-    tactic = cursor.until(", StreamId: ")
+    tactic = _tactic(cursor.until(", StreamId: "))
     cursor.until(", Metadata: ")
     nodes = _onnx_nodes(cursor)
     operators = _operators(layer_type, name)
@@ -291,8 +293,14 @@ def _tensors(cursor: _Cursor) -> tuple[KernelTensor, ...]:
         cursor.until(", Datatype: ")
         dtype = cursor.until(", Format: ")
         layout = cursor.until(" }")
+        name = _LOCATION.sub("", name)
         tensors.append(KernelTensor(name, _shape(dimensions), _dtype(dtype), layout))
     return tuple(tensors)
+
+
+def _tactic(items: str) -> str:
+    before, mark, tactic = items.partition(", TacticName: ")
+    return tactic if mark and not before else ""
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -25,6 +25,13 @@ from graphopt_passes.prune_channels.groups import Cut
 from graphopt_passes.prune_channels.labelling import Labelling, Slot
 
 
+def cut_channels(model: ir.Model, found: Labelling, cut: Cut) -> ir.Model:
+    """A copy of `model`, from which `found` was made, without the channels of `cut`."""
+    pruned = model.clone()
+    Editor(pruned, found, cut).run()
+    return pruned
+
+
 class Editor:
     """Changes a clone of the model that `found` was made from."""
 

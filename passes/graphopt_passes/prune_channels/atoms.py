@@ -50,8 +50,10 @@ class Atoms:
         """Ties the atoms at each position of two axes of the same length."""
         if first.shape != second.shape:
             raise ValueError(f"axes of {len(first)} and {len(second)} positions cannot be tied")
-        for a, b in dict.fromkeys(zip(first.tolist(), second.tolist(), strict=True)):
-            self._union(self.find(a), self.find(b))
+        # Millions of positions often hold few different pairs.
+        count = len(self._parent)
+        for pair in np.unique(first * count + second).tolist():
+            self._union(self.find(pair // count), self.find(pair % count))
 
     def tie_all(self, labels: Labels) -> None:
         """Ties all atoms of `labels` to one."""
@@ -72,6 +74,13 @@ class Atoms:
             return np.broadcast_to(np.int64(self.find(int(labels[0]))), labels.shape)
         unique, inverse = np.unique(labels, return_inverse=True)
         return np.array([self.find(atom) for atom in unique.tolist()], dtype=np.int64)[inverse]
+
+    def all_roots(self) -> Labels:
+        """The representative of every atom there is, by its id."""
+        roots = np.array(self._parent, dtype=np.int64)
+        while not np.array_equal(roots, further := roots[roots]):
+            roots = further
+        return roots
 
     def free(self, labels: Labels) -> Labels:
         """The representatives in `labels` that are not frozen, each once, in ascending order."""

@@ -147,43 +147,89 @@ def _identity(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
 def _gather(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
     data, indices = inputs[0], static_values(inputs[1])
     axis = node.attributes.get_int("axis", 0)
-    if data is None or indices is None or data.ndim != 1 or axis not in (0, -1):
+    if data is None or indices is None or not -data.ndim <= axis < data.ndim:
         return None
-    if indices.size and not (-len(data) <= indices.min() and indices.max() < len(data)):
+    length = data.shape[axis]
+    if indices.size and not (-length <= indices.min() and indices.max() < length):
         return None
-    return np.asarray(data[indices], dtype=object)
+    return np.asarray(np.take(data, indices, axis), dtype=object)
 
 
 def _slice(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
     data = inputs[0]
     given = [static_values(dims) for dims in inputs[1:]]
-    given += [np.array([0]), np.array([1])][len(given) - 4 :] if len(given) < 4 else []
-    if data is None or data.ndim != 1 or len(given) != 4 or given[0] is None or given[1] is None:
+    if data is None or len(given) < 2 or any(array is None for array in given):
         return None
-    axes, steps = given[2], given[3]
-    if axes is None or steps is None or axes.tolist() not in ([0], [-1]) or steps[0] < 1:
-        return None
-    return data[int(given[0][0]) : int(given[1][0]) : int(steps[0])]
+    starts, ends, *rest = [array.tolist() for array in given if array is not None]
+    axes = rest[0] if rest else list(range(len(starts)))
+    steps = rest[1] if len(rest) > 1 else [1] * len(starts)
+    spans = [slice(None)] * data.ndim
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if not -data.ndim <= axis < data.ndim or step == 0:
+            return None
+        # Backwards past the first element is None in Python, and far below zero in ONNX.
+        through = step < 0 and end < -data.shape[axis]
+        spans[axis] = slice(start, None if through else end, step)
+    return np.asarray(data[tuple(spans)], dtype=object)
 
 
 def _concat(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
-    if any(dims is None or dims.ndim != 1 for dims in inputs):
+    parts = [dims for dims in inputs if dims is not None]
+    axis = node.attributes.get_int("axis", 0)
+    if len(parts) < len(inputs) or not -parts[0].ndim <= axis < parts[0].ndim:
         return None
-    return np.concatenate([dims for dims in inputs if dims is not None])
+    return np.concatenate(parts, axis)
 
 
-def _flat(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
-    """Squeeze, Unsqueeze and Reshape between a scalar and a list of one, or of a list to a list."""
+def _transpose(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
     data = inputs[0]
     assert data is not None
-    if node.op_type == "Squeeze":
-        return data.reshape(()) if data.size == 1 else None
-    if node.op_type == "Unsqueeze":
-        return data.reshape(1) if data.ndim == 0 else None
-    target = static_values(inputs[1]) if len(inputs) > 1 else None
-    if target is None or target.tolist() not in ([-1], [data.size]):
+    return np.asarray(data.transpose(node.attributes.get_ints("perm", None)), dtype=object)
+
+
+def _reshape(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
+    data, target = inputs[0], static_values(inputs[1]) if len(inputs) > 1 else None
+    if data is None or target is None or data.size == 0 or 0 in target:
         return None
-    return data.reshape(-1)
+    return np.asarray(data.reshape(target.tolist()), dtype=object)
+
+
+def _squeeze(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
+    data, axes = inputs[0], _axes(node, inputs)
+    assert data is not None
+    return np.asarray(data.squeeze(None if axes is None else tuple(axes)), dtype=object)
+
+
+def _unsqueeze(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
+    data, axes = inputs[0], _axes(node, inputs)
+    assert data is not None
+    return None if axes is None else np.asarray(np.expand_dims(data, tuple(axes)), dtype=object)
+
+
+def _axes(node: ir.Node, inputs: Sequence[Dims | None]) -> list[int] | None:
+    """Axes from an attribute (before opset 13) or an input."""
+    if "axes" in node.attributes:
+        return list(node.attributes.get_ints("axes", ()) or ())
+    given = static_values(inputs[1]) if len(inputs) > 1 else None
+    return None if given is None else list(given.reshape(-1).tolist())
+
+
+def _mod(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
+    if node.attributes.get_int("fmod", 0) or inputs[1] is None:
+        return None
+    if any(dim.value == 0 for dim in inputs[1].flat):
+        return None
+    return _elementwise(lambda a, b: a % b)(node, inputs)
+
+
+def _reduce_prod(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
+    """Over everything: the number of elements."""
+    data = inputs[0]
+    if data is None or data.ndim != 1 or _axes(node, inputs) not in (None, [0], [-1]):
+        return None
+    product = np.empty((1,) if node.attributes.get_int("keepdims", 1) else (), dtype=object)
+    product[...] = _combine(lambda *a: math.prod(a))(*data.flat)
+    return product
 
 
 def _constant_of_shape(node: ir.Node, inputs: Sequence[Dims | None]) -> Dims | None:
@@ -212,11 +258,15 @@ _RULES: dict[str, Callable[[ir.Node, Sequence[Dims | None]], Dims | None]] = {
     "Identity": _identity,
     "Max": _elementwise(lambda *a: max(a)),
     "Min": _elementwise(lambda *a: min(a)),
+    "Mod": _mod,
     "Mul": _elementwise(lambda a, b: a * b),
-    "Reshape": _flat,
+    "Neg": _elementwise(lambda a: -a),
+    "ReduceProd": _reduce_prod,
+    "Reshape": _reshape,
     "Slice": _slice,
-    "Squeeze": _flat,
+    "Squeeze": _squeeze,
     "Sub": _elementwise(lambda a, b: a - b),
-    "Unsqueeze": _flat,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
     "Where": _where,
 }

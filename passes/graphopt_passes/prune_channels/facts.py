@@ -7,10 +7,8 @@ are free is followed by name beside it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -20,7 +18,6 @@ from graphopt.data.feeds import Samples
 from graphopt.errors import GraphoptError
 from graphopt.ir import constant_array, constant_tensor, is_standard
 from graphopt_passes.prune_channels.dims import (
-    Dim,
     Dims,
     constant_dims,
     evaluate,
@@ -28,9 +25,7 @@ from graphopt_passes.prune_channels.dims import (
     static_values,
     values,
 )
-
-Symbols: TypeAlias = "tuple[int | str | None, ...]"
-"""Dimensions: a number, the name of a free one, or None where nothing is known."""
+from graphopt_passes.prune_channels.symbols import Symbols, more_symbols
 
 _DATA_BYTES = 1024
 
@@ -156,9 +151,15 @@ def _input_symbols(value: ir.Value, number: int) -> tuple[int | str, ...]:
     """The dimensions of an input; one without a name gets its own."""
     assert value.shape is not None
     return tuple(
-        dim if isinstance(dim, int) else dim.value or f"<input {number} axis {axis}>"
-        for axis, dim in enumerate(value.shape)
+        _symbol(dim, f"<input {number} axis {axis}>") for axis, dim in enumerate(value.shape)
     )
+
+
+def _symbol(dim: int | ir.SymbolicDim, unnamed: str) -> int | str:
+    """A dimension as a number or a name; Paddle writes -1 for one that is free, or "?"."""
+    if isinstance(dim, int):
+        return dim if dim >= 0 else unnamed
+    return unnamed if dim.value in (None, "?") else str(dim.value)
 
 
 def _note(
@@ -184,8 +185,7 @@ def _note_recorded(facts: Facts, node: ir.Node, sizes: Sizes) -> None:
     for value in node.outputs:
         if value.name and value.name not in facts.shapes and value.shape is not None:
             symbols = [
-                dim if isinstance(dim, int) else dim.value or f"<{value.name} axis {axis}>"
-                for axis, dim in enumerate(value.shape)
+                _symbol(dim, f"<{value.name} axis {axis}>") for axis, dim in enumerate(value.shape)
             ]
             _note(facts, value, [sizes.of(symbol) for symbol in symbols], symbols)
 
@@ -199,20 +199,31 @@ def _infer_node(
         dims = evaluate(node, [facts.dims_of(value) for value in node.inputs])
         if dims is not None:
             facts.dims[str(node.outputs[0].name)] = dims
+    if is_standard(node, "GroupNormalization"):
+        # Functions without an inference of their own: onnx's stops at them.
+        _note_like_input(facts, node)
+        return
     inferred = [_infer(facts, node, imports, symbolic) for symbolic in (False, True)]
     for value in node.outputs:
         if not value.name or inferred[0].get(value.name) is None:
             continue
         kind, concrete = inferred[0][value.name] or (0, ())
         symbols = (inferred[1].get(value.name) or (0, (None,) * len(concrete)))[1]
-        if is_standard(node, "Reshape", "Expand"):
-            symbols = _computed_symbols(facts, node, concrete, symbols)
+        symbols = more_symbols(facts, node, concrete, symbols)
         if all(isinstance(dim, int) for dim in concrete) and len(symbols) == len(concrete):
             _require_positions(node, concrete)
             facts.shapes[value.name] = tuple(int(dim) for dim in concrete if dim is not None)
             facts.symbols[value.name] = tuple(symbols)
             facts.types[value.name] = ir.DataType(kind)
     _note_recorded(facts, node, sizes)
+
+
+def _note_like_input(facts: Facts, node: ir.Node) -> None:
+    source = str(node.inputs[0].name) if node.inputs[0] is not None else ""
+    name = str(node.outputs[0].name)
+    if source in facts.shapes:
+        facts.shapes[name], facts.symbols[name] = facts.shapes[source], facts.symbols[source]
+        facts.types[name] = facts.types[source]
 
 
 def _require_positions(node: ir.Node, shape: Symbols) -> None:
@@ -299,61 +310,3 @@ def _tensor_type(proto: onnx.TypeProto) -> tuple[int, Symbols] | None:
         known = dim.HasField("dim_value")
         dims.append(dim.dim_value if known else dim.dim_param or None)
     return tensor.elem_type, tuple(dims)
-
-
-def _computed_symbols(facts: Facts, node: ir.Node, concrete: Symbols, inferred: Symbols) -> Symbols:
-    """The dimensions that a Reshape or Expand to a partly computed shape gives."""
-    dims = facts.dims_of(node.inputs[1]) if len(node.inputs) > 1 else None
-    if dims is None or dims.ndim != 1:
-        return inferred
-    if node.attributes.get_int("allowzero", 0) != 0 and any(dim.value == 0 for dim in dims):
-        return inferred
-    source = facts.symbols[str(node.inputs[0].name)] if node.inputs[0] is not None else ()
-    if node.op_type == "Expand":
-        return _expand_symbols(source, list(dims), concrete)
-    return _reshape_symbols(source, list(dims), concrete)
-
-
-def _expand_symbols(source: Symbols, dims: list[Dim], concrete: Symbols) -> Symbols:
-    rank = len(concrete)
-    old = (1,) * (rank - len(source)) + source
-    new = [Dim(1)] * (rank - len(dims)) + dims
-    symbols: list[int | str | None] = []
-    for before, dim in zip(old, new, strict=True):
-        if before == 1:
-            symbols.append(dim.value if dim.static else dim.symbol)
-        else:
-            # A dimension that is not 1 stays, whatever the shape says: 1, or the same again.
-            symbols.append(before)
-    return tuple(symbols)
-
-
-def _reshape_symbols(source: Symbols, dims: list[Dim], concrete: Symbols) -> Symbols:
-    symbols: list[int | str | None] = []
-    rest: int | None = None
-    for axis, dim in enumerate(dims):
-        if dim.static and dim.value == 0:
-            symbols.append(source[axis] if axis < len(source) else None)
-        elif dim.static and dim.value == -1:
-            rest = axis
-            symbols.append(None)
-        else:
-            symbols.append(dim.value if dim.static else dim.symbol)
-    if rest is None:
-        return tuple(symbols)
-    # What the -1 stands for is a number if every free dimension of the input is named elsewhere.
-    remaining = [symbol for symbol in source if not isinstance(symbol, int)]
-    for symbol in symbols[:rest] + symbols[rest + 1 :]:
-        if isinstance(symbol, int):
-            continue
-        if symbol is None or symbol not in remaining:
-            return tuple(symbols)
-        remaining.remove(symbol)
-    numbers = [dim for dim in symbols if isinstance(dim, int)]
-    if not remaining:
-        symbols[rest] = concrete[rest]
-    elif len(remaining) == 1 and math.prod(numbers) == math.prod(
-        dim for dim in source if isinstance(dim, int)
-    ):
-        symbols[rest] = remaining[0]
-    return tuple(symbols)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -48,6 +48,11 @@ class Cut:
         return bool(self.gone[labels].any())
 
 
+def spread(found: Labelling, gone: NDArray[np.bool_]) -> Cut:
+    """The cut in which every atom goes whose representative has gone."""
+    return Cut(gone[found.atoms.all_roots()])
+
+
 Axis: TypeAlias = "tuple[Slot | None, int, Labels]"
 """An axis of a tensor: the slot if it is a constant, the axis, its labels."""
 
@@ -62,6 +67,8 @@ def find_groups(found: Labelling) -> list[Group]:
         groups = []
         axes = list(_axes(found))
         for atoms, places in _partition(found, axes):
+            if all(axes[place][0] is not None for place in places):
+                continue  # no node reads these positions of a constant
             blocks, uneven = _blocks(found, atoms)
             if uneven:
                 for balance in uneven:
@@ -158,28 +165,37 @@ def is_scored(group: Group, scores: dict[int, float]) -> bool:
     return all(math.isfinite(scores.get(atom, math.nan)) for atom in group.atoms.tolist())
 
 
+def step_of(group: Group, align: int) -> int:
+    """How many atoms of each block make a multiple of `align` positions."""
+    return align // math.gcd(align, group.width * len(group.blocks))
+
+
 def choose(
     found: Labelling,
     groups: list[Group],
     scores: dict[int, float],
     ratio: float,
     align: int,
+    wholes: Sequence[int] = (),
 ) -> Cut:
     """Cuts the share `ratio` of each group: the atoms of the lowest score, ties by atom.
 
     Never more than that share: what is left is rounded up, also to positions in multiples of
     `align`, and is one atom at the least. A group of which an atom has no score stays whole.
+
+    Args:
+        wholes: for each group how many atoms of a block the share is of, if some are gone already.
     """
     gone = np.zeros(len(found.atoms), dtype=bool)
-    for group in groups:
+    for number, group in enumerate(groups):
         if not is_scored(group, scores):
             continue
         size = len(group.blocks[0])
-        kept = size - math.floor(ratio * size + 1e-9)
-        step = align // math.gcd(align, group.width * len(group.blocks))
+        whole = wholes[number] if wholes else size
+        kept = whole - math.floor(ratio * whole + 1e-9)
+        step = step_of(group, align)
         kept = min(size, max(1, -(-kept // step) * step))
         for block in group.blocks:
             order = sorted(block.tolist(), key=lambda atom: (scores[atom], atom))
             gone[order[: size - kept]] = True
-    roots = found.atoms.roots(np.arange(len(found.atoms), dtype=np.int64))
-    return Cut(gone[roots])
+    return spread(found, gone)

@@ -16,20 +16,34 @@ from numpy.typing import NDArray
 
 from graphopt.ir import Names, add_initializer, constant_array, default_opset
 from graphopt_passes.prune_channels.atoms import Labels
+from graphopt_passes.prune_channels.doubles import NARROW
 from graphopt_passes.prune_channels.groups import Cut
 from graphopt_passes.prune_channels.labelling import Labelling, Layer, Mix
 
 
-def masked(model: ir.Model, found: Labelling, cut: Cut) -> ir.Model:
-    """A copy of `model`, from which `found` was made, with the channels of `cut` silenced."""
+def masked(model: ir.Model, found: Labelling, cut: Cut, *, wide: bool = False) -> ir.Model:
+    """A copy of `model`, from which `found` was made, with the channels of `cut` silenced.
+
+    Args:
+        wide: whether `model` computes in float64 what it did in a narrower type for `found`.
+    """
     copy = model.clone()
-    writer = _Writer(copy, found, cut)
+    writer = _Writer(copy, found, cut, wide)
     nodes = list(copy.graph)
     for layer in found.layers:
         writer.zero(nodes[layer.node], layer)
     for mix in found.mixes:
         writer.silence(nodes[mix.node], mix)
     return copy
+
+
+NORMS = (
+    "GroupNormalization",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "RMSNormalization",
+)
+"""Their masks are not filled in: they are spelled out over the channels that stay."""
 
 
 def _filling(fill: float, kind: np.dtype[Any]) -> NDArray[Any]:
@@ -41,7 +55,8 @@ def _filling(fill: float, kind: np.dtype[Any]) -> NDArray[Any]:
 
 
 class _Writer:
-    def __init__(self, model: ir.Model, found: Labelling, cut: Cut) -> None:
+    def __init__(self, model: ir.Model, found: Labelling, cut: Cut, wide: bool) -> None:
+        self._wide = wide
         self._graph = model.graph
         self._opset = default_opset(model)
         self._found = found
@@ -67,7 +82,7 @@ class _Writer:
         cut_axes = [axis for axis in mix.axes if self._cut.touches(labels[axis])]
         if not cut_axes:
             return
-        if node.op_type in ("LayerNormalization", "RMSNormalization"):
+        if node.op_type in NORMS:
             self._normalize(node, value, mix, labels)
             return
         fill = self._constant(_filling(mix.fill, self._type(value)))
@@ -86,7 +101,8 @@ class _Writer:
         return slots[0].labels
 
     def _type(self, value: ir.Value) -> np.dtype[Any]:
-        return self._found.facts.types[str(value.name)].numpy()
+        kind = self._found.facts.types[str(value.name)]
+        return np.dtype(np.float64) if self._wide and kind in NARROW else kind.numpy()
 
     def _surplus(self, labels: list[Labels], axes: tuple[int, ...]) -> float:
         """By how much a mean over all positions is too small if the cut ones hold zeros."""
@@ -119,11 +135,20 @@ class _Writer:
 
     def _normalize(self, node: ir.Node, x: ir.Value, mix: Mix, labels: list[Labels]) -> None:
         """Spells a norm out, over the channels that stay."""
-        kind = self._type(x)
+        kind, rank = self._type(x), len(labels)
         epsilon = self._constant(np.asarray(node.attributes.get_float("epsilon", 1e-5), kind))
         zero = self._constant(np.zeros((), kind))
         factor = self._constant(np.asarray(self._surplus(labels, mix.axes), kind))
         masks = [self._mask(labels, a) for a in mix.axes if self._cut.touches(labels[a])]
+        axes, whole = mix.axes, None
+        groups = node.attributes.get_int("num_groups", 0)
+        if groups:
+            # As [batch, groups, positions]; space may have any size.
+            axes, shape = (2,), self._ints(0, groups, -1)
+            whole = self._insert(node, "Shape", x)
+            spread = [self._insert(node, "Expand", mask, whole) for mask in masks]
+            masks = [self._insert(node, "Reshape", mask, shape) for mask in spread]
+            x = self._insert(node, "Reshape", x, shape)
 
         def hide(value: ir.Value) -> ir.Value:
             for mask in masks:
@@ -131,25 +156,33 @@ class _Writer:
             return value
 
         def mean(value: ir.Value) -> ir.Value:
-            return self._insert(node, "Mul", self._mean(node, value, mix.axes), factor)
+            return self._insert(node, "Mul", self._mean(node, value, axes), factor)
 
         centred = hide(x)
-        if node.op_type == "LayerNormalization":
+        if node.op_type != "RMSNormalization":
             centred = hide(self._insert(node, "Sub", centred, mean(centred)))
         square = self._insert(node, "Mul", centred, centred)
         power = self._insert(node, "Add", mean(square), epsilon)
         result = self._insert(node, "Div", centred, self._insert(node, "Sqrt", power))
-        result = self._insert(node, "Mul", result, *node.inputs[1:2])
-        if len(node.inputs) > 2 and node.inputs[2] is not None:
-            result = self._insert(node, "Add", result, node.inputs[2])
+        if whole is not None:
+            result = self._insert(node, "Reshape", result, whole)
+        for op_type, value in zip(("Mul", "Add"), node.inputs[1:], strict=False):
+            if value is not None:
+                if node.op_type in ("GroupNormalization", "InstanceNormalization"):
+                    shape = self._ints(-1, *[1] * (rank - 2))
+                    value = self._insert(node, "Reshape", value, shape)
+                result = self._insert(node, op_type, result, value)
         producer = result.producer()
         assert producer is not None
         self._take_name(node.outputs[0], producer, node.outputs[0].name)
 
+    def _ints(self, *numbers: int) -> ir.Value:
+        return self._constant(np.array(numbers, dtype=np.int64))
+
     def _mean(self, node: ir.Node, value: ir.Value, axes: tuple[int, ...]) -> ir.Value:
         if self._opset < 18:
             return self._insert(node, "ReduceMean", value, axes=list(axes))
-        return self._insert(node, "ReduceMean", value, self._constant(np.array(axes, np.int64)))
+        return self._insert(node, "ReduceMean", value, self._ints(*axes))
 
     def _constant(self, array: NDArray[Any]) -> ir.Value:
         name = self._names.fresh("masking_constant")

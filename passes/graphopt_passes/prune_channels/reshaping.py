@@ -44,7 +44,8 @@ def regroup(op: Op, x: list[Labels], new: Sequence[int], fixed: Sequence[bool]) 
     """The labels of `x` reshaped to `new`.
 
     In each block one axis of the input and one of the output keep their labels, those with the
-    most atoms; the others stay whole.
+    most atoms; the others stay whole. Where whole heads are to go, that is the axis in front of the
+    last, if features (the last axis) are split.
 
     Args:
         fixed: for each axis of `new`, whether the graph states its length (as a number, 0 or -1);
@@ -59,23 +60,30 @@ def regroup(op: Op, x: list[Labels], new: Sequence[int], fixed: Sequence[bool]) 
         for axis in old_axes:
             if axis != best:
                 op.freeze(x[axis], f"{op} joins or splits this axis")
-        flat = _spread(x[best], [len(x[a]) for a in old_axes], old_axes.index(best))
-        rows = {
-            axis: np.moveaxis(flat.reshape([new[a] for a in new_axes]), place, 0).reshape(
-                new[axis], -1
-            )
+        sizes, place = [len(x[a]) for a in old_axes], old_axes.index(best)
+        flat = _spread(x[best], sizes, place)
+        atoms = _spread(_numbered(op, x[best]), sizes, place)
+        counts = {
+            axis: _count_after_ties(_rows(atoms, [new[a] for a in new_axes], place))
             for place, axis in enumerate(new_axes)
             if fixed[axis]
         }
-        counts = {axis: _count_after_ties(op, row) for axis, row in rows.items()}
         chosen = max(counts, key=lambda axis: (counts[axis], axis), default=None)
+        heads = new_axes[-1] - 1
+        if op.whole_heads and new_axes[-1] == len(new) - 1 and counts.get(heads):
+            chosen = heads
         if chosen is None or counts[chosen] == 0:
             op.freeze(x[best], f"{op} joins or splits this axis")
             continue
-        for row in rows[chosen]:
-            op.tie_all(row)
-        out[chosen] = rows[chosen][:, 0]
+        rows = _rows(flat, [new[a] for a in new_axes], new_axes.index(chosen))
+        op.tie(np.broadcast_to(rows[:, :1], rows.shape).reshape(-1), rows.reshape(-1))
+        out[chosen] = rows[:, 0]
     return out
+
+
+def _rows(flat: Labels, shape: list[int], place: int) -> Labels:
+    """A block of `shape`, of which `flat` is the data, as one row for each position of an axis."""
+    return np.moveaxis(flat.reshape(shape), place, 0).reshape(shape[place], -1)
 
 
 def _spread(labels: Labels, shape: list[int], axis: int) -> Labels:
@@ -84,12 +92,20 @@ def _spread(labels: Labels, shape: list[int], axis: int) -> Labels:
     return np.broadcast_to(view, shape).reshape(-1)
 
 
-def _count_after_ties(op: Op, rows: Labels) -> int:
-    """How many free atoms are left if each row is tied together."""
-    roots = op.roots(rows.reshape(-1)).reshape(rows.shape)
-    free = set(op.free(roots.reshape(-1)).tolist())
-    frozen = -1
-    parent = {root: root for root in free} | {frozen: frozen}
+def _numbered(op: Op, labels: Labels) -> Labels:
+    """The atoms of `labels` counted from 1; 0 is all that are frozen."""
+    free = op.free(labels)
+    if len(free) == 0:
+        return np.zeros_like(labels)
+    roots = op.roots(labels)
+    place = np.searchsorted(free, roots).clip(max=len(free) - 1)
+    return np.where(free[place] == roots, place + 1, 0)
+
+
+def _count_after_ties(rows: Labels) -> int:
+    """How many of the atoms (0 is frozen) are left if each row is tied together."""
+    count = int(rows.max()) + 1
+    parent = list(range(count))
 
     def find(atom: int) -> int:
         while parent[atom] != atom:
@@ -97,9 +113,7 @@ def _count_after_ties(op: Op, rows: Labels) -> int:
             atom = parent[atom]
         return atom
 
-    for row in roots:
-        members = [atom if atom in free else frozen for atom in np.unique(row).tolist()]
-        for member in members[1:]:
-            a, b = sorted((find(members[0]), find(member)))
-            parent[b] = a
-    return len({find(atom) for atom in free} - {find(frozen)})
+    for pair in np.unique(rows[:, :1] * count + rows).tolist():
+        low, high = sorted((find(pair // count), find(pair % count)))
+        parent[high] = low
+    return sum(find(atom) == atom for atom in range(1, count))

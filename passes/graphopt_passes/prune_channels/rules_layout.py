@@ -232,7 +232,9 @@ def expand(op: Op) -> None:
     if dims is None:
         raise Decline("its shape is computed")
     old = [op.frozen(1)] * (len(out) - len(x)) + list(x)
-    labels = [axis if len(axis) == n else op.frozen(n) for axis, n in zip(old, out, strict=True)]
+    # A constant that is spread out has as many positions as whoever reads it wants.
+    new = op.fresh if op.is_constant(0) else op.frozen
+    labels = [axis if len(axis) == n else new(n) for axis, n in zip(old, out, strict=True)]
     entries = labels[len(out) - len(dims) :]
     for axis, dim in zip(entries, dims, strict=True):
         if not dim.static:
@@ -254,6 +256,19 @@ def _expanded(entries: list[Labels], symbols: tuple[int | str | None, ...], dims
         editor.set_ints(node, 1, dims, new)
 
     return change
+
+
+def constant_of_shape(op: Op) -> None:
+    """Zeros as states of a recurrent layer, say: any axis of a known length may be cut."""
+    dims = op.dims(0)
+    if dims is None:
+        raise Decline("its shape is computed")
+    labels = [
+        op.fresh(n) if dim.static else op.frozen(n)
+        for n, dim in zip(op.out_shape(), dims, strict=True)
+    ]
+    op.emit(labels)
+    op.rewrite(0, dims, labels)
 
 
 def tile(op: Op) -> None:
@@ -286,6 +301,7 @@ def _block_spatial(op: Op, x: list[Labels], channels: Labels) -> None:
 
 RULES: dict[str, Rule] = {
     "Concat": concat,
+    "ConstantOfShape": constant_of_shape,
     "DepthToSpace": depth_to_space,
     "Expand": expand,
     "Flatten": reshape,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def conv(op: Op) -> None:
-    x, w = op.labels(0), _weight(op)
+    x, w = op.labels(0), op.labels(1)
     channels, outputs, groups = len(x[1]), len(w[0]), op.node.attributes.get_int("group", 1)
     for axis in (*x[2:], *w[2:]):
         op.freeze(axis)
@@ -39,7 +39,7 @@ def conv(op: Op) -> None:
 
 
 def conv_transpose(op: Op) -> None:
-    x, w = op.labels(0), _weight(op)
+    x, w = op.labels(0), op.labels(1)
     channels, groups = len(x[1]), op.node.attributes.get_int("group", 1)
     for axis in (*x[2:], *w[2:]):
         op.freeze(axis)
@@ -122,11 +122,26 @@ def batch_norm(op: Op) -> None:
 
 
 def instance_norm(op: Op) -> None:
+    """Over fewer positions the statistics change: of the parts of a GroupNormalization, say."""
     x = op.labels(0)
+    for index in (1, 2):
+        op.tie(x[1], op.labels(index)[0])
+    op.mix(0, range(2, len(x)), mean=True)
+    op.emit(x)
+
+
+def group_norm(op: Op) -> None:
+    """Each group loses the same number of channels."""
+    x = op.labels(0)
+    groups = op.node.attributes.get_int("num_groups", 0)
+    if groups < 1 or len(x[1]) % groups:
+        raise Decline(f"it has {groups} groups")
     for index in (1, 2):
         op.tie(x[1], op.labels(index)[0])
     for axis in x[2:]:
         op.freeze(axis)
+    op.balance(np.split(x[1], groups))
+    op.mix(0, [1], mean=True)
     op.emit(x)
 
 
@@ -150,12 +165,6 @@ def _outs(op: Op) -> list[ir.Value]:
     return list(op.node.outputs)
 
 
-def _weight(op: Op) -> list[Labels]:
-    if not op.is_constant(1):
-        raise Decline("its weight is computed")
-    return op.labels(1)
-
-
 def _bias(op: Op, index: int, out: Labels) -> None:
     if op.has(index):
         op.tie(op.labels(index)[0], out)
@@ -169,6 +178,10 @@ def _layer(
     in_axes: tuple[int, int],
     out: tuple[int, Labels],
 ) -> None:
+    if not op.is_constant(1):
+        # A weight that is dequantized, say: its own axes go on, and the input has to hold zeros.
+        op.mix(0, [in_axes[0]])
+        return
     name = op.node.name or str(op.node.outputs[0].name)
     op.layer(Layer(op.number, name, kind, op.slot(1), groups, *in_axes, in_labels, *out))
 
@@ -193,6 +206,7 @@ RULES: dict[str, Rule] = {
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "Gemm": gemm,
+    "GroupNormalization": group_norm,
     "InstanceNormalization": instance_norm,
     "LayerNormalization": layer_norm,
     "MatMul": matmul,

@@ -50,6 +50,21 @@ def cast_like(op: Op) -> None:
     op.emit(op.labels(0))
 
 
+def quantization(op: Op) -> None:
+    """QuantizeLinear and DequantizeLinear; scales and zero points along an axis are cut with it."""
+    if op.node.attributes.get_int("block_size", 0):
+        raise Decline("it has scales for blocks")
+    x = op.labels(0)
+    for index in (1, 2):
+        if op.has(index) and len(op.shape(index)) == 1 and op.shape(index) != (1,):
+            op.tie(x[op.axis("axis", 1, len(x))], op.labels(index)[0])
+        elif op.has(index) and len(op.shape(index)) > 1:
+            raise Decline("it has scales for blocks")
+        elif op.has(index):
+            op.labels(index)
+    op.emit(x)
+
+
 def dropout(op: Op) -> None:
     if op.has(2) and (not op.is_constant(2) or op.constants(2) != [0]):
         raise Decline("it is in training mode")
@@ -223,9 +238,11 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax"), along_axis(-1, coerced_before=13)),
     "CastLike": cast_like,
     "CumSum": cumulative_sum,
+    "DequantizeLinear": quantization,
     "Dropout": dropout,
     "LpNormalization": along_axis(-1),
     "Pad": pad,
+    "QuantizeLinear": quantization,
     "Resize": resize,
     "TopK": top_k,
 }

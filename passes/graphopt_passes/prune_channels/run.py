@@ -3,146 +3,156 @@
 from __future__ import annotations
 
 import fnmatch
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError, did_you_mean
 from graphopt.ir import (
     check,
-    constant_array,
-    drop_unused_initializer,
     infer_shapes,
-    is_standard,
-    nodes_of,
 )
 from graphopt.pipeline.base import PassContext, PassResult
-from graphopt_passes.prune_channels.apply import Editor
+from graphopt_passes.prune_channels import telling
+from graphopt_passes.prune_channels.apply import cut_channels
+from graphopt_passes.prune_channels.canonical import canonical
 from graphopt_passes.prune_channels.compensate import Refit, compensate
 from graphopt_passes.prune_channels.facts import choose_sizes, gather_facts
-from graphopt_passes.prune_channels.groups import Cut, Group, choose, find_groups, is_scored
+from graphopt_passes.prune_channels.groups import Cut, find_groups
+from graphopt_passes.prune_channels.heads import turn_heads
 from graphopt_passes.prune_channels.labelling import Labelling
+from graphopt_passes.prune_channels.listing import list_groups
+from graphopt_passes.prune_channels.reaching import Choice, reach
 from graphopt_passes.prune_channels.rules_layout import RULES as LAYOUT
 from graphopt_passes.prune_channels.rules_linear import RULES as LINEAR
 from graphopt_passes.prune_channels.rules_pointwise import RULES as POINTWISE
-from graphopt_passes.prune_channels.scores import activation_scores, l1_scores
-from graphopt_passes.prune_channels.selfcheck import Check, self_check
-from graphopt_passes.prune_channels.sweep import SINGLE, Sweep
+from graphopt_passes.prune_channels.rules_sequence import RULES as SEQUENCE
+from graphopt_passes.prune_channels.selfcheck import self_check
+from graphopt_passes.prune_channels.stages import Pruned, Stage, Task
+from graphopt_passes.prune_channels.sweep import Sweep
+from graphopt_passes.prune_channels.targets import Target
 
 if TYPE_CHECKING:
     from graphopt.data.feeds import Samples
     from graphopt_passes.prune_channels import PruneChannels
 
-RULES = {**LINEAR, **POINTWISE, **LAYOUT}
+RULES = {**LINEAR, **POINTWISE, **LAYOUT, **SEQUENCE}
 
 
 def prune(options: PruneChannels, model: ir.Model, context: PassContext) -> PassResult:
     """What `PruneChannels.run` does."""
-    samples = context.calibration
-    if samples is None and options.required():
-        raise GraphoptError(
-            "needs calibration data to score channels and to refit weights",
-            where="prune-channels",
-            fix="give some, or write prune-channels{score=l1,compensate=false}",
-        )
+    _require_data(options, context)
     _require_names(model, options.exclude)
-    original = _without_detours(model)
-    infer_shapes(original)
-    found = analyse(original, samples, options.exclude)
-    _state_types(original, found)
-    groups = find_groups(found)
-    scores = _score(options, original, found, context) if groups else {}
-    align = _alignment(options, context)
-    cut = choose(found, groups, scores, options.ratio, align)
-    notes = _kept_notes(found)
-    notes += [
-        f"group '{group.name}' stays whole: its channels have no score"
-        for group in groups
-        if not is_scored(group, scores)
-    ]
-    if align > 1:
-        share = 100 * (1 - _share_kept(groups, cut))
-        notes.append(f"channels stay in multiples of {align}: {share:.0f}% of them are cut")
-    if not cut.gone.any():
-        reason = _why_nothing(original, found, groups, options.ratio)
-        return PassResult(model, False, notes=(f"no channels can be cut{reason}", *notes))
-    pruned = cut_channels(original, found, cut)
-    outcome = self_check(original, pruned, found, cut, groups, samples)
-    if outcome is None:
-        notes.append("ONNX Runtime cannot run this model: the result was not checked by running it")
-    refit = Refit()
-    if options.compensate and samples is not None:
-        refit = compensate(original, pruned, found, cut, samples, options.samples, context.progress)
-    elif not options.compensate:
-        notes.append("the remaining weights were not refitted: expect a large loss of accuracy")
-    notes += [f"layer '{name}' was not refitted: {reason}" for name, reason in refit.declined]
-    check(pruned, where="prune-channels")
+    target = Target.of(options)
+    task = _prepared(options, model, context)
+    first = Stage(task, task.teacher, task.found)
+    if options.groups:
+        samples = context.calibration
+        table = list_groups(task.teacher, task.found, task.groups, first.scores, samples)
+        return PassResult(model, False, details={"groups": table})
+    notes = [*telling.of_kept(task.found), *telling.of_scores(first)]
+    if not first.scored:
+        reason = telling.why_nothing(task, target)
+        unmet = None if target.kind == "ratio" else f"{target}: {reason}"
+        return PassResult(model, False, notes=(reason, *notes), unmet=unmet)
+    reached = reach(target, task, first, lambda choice: _in_rounds(task, first, choice))
+    pruned = reached.pruned
+    notes += [*telling.of_cut(task, pruned), *reached.notes]
+    details = telling.details(task, first, pruned, target) | reached.details
+    if not pruned.cut.gone.any():
+        nothing = () if reached.notes else (telling.why_nothing(task, target),)
+        return PassResult(
+            model, False, notes=(*nothing, *notes), details=details, unmet=reached.unmet
+        )
+    check(pruned.model, where="prune-channels")
     rewrites = {
-        "groups cut": sum(cut.touches(group.atoms) for group in groups),
-        "channels cut": sum(len(g.atoms) - cut.count(g.atoms) for g in groups),
-        "layers refitted": len(refit.layers),
+        "groups cut": sum(pruned.cut.touches(group.atoms) for group in task.groups),
+        "channels cut": sum(len(g.atoms) - pruned.cut.count(g.atoms) for g in task.groups),
+        "layers refitted": len(pruned.refit.layers),
     }
-    details = _details(found, groups, cut, outcome, refit)
-    return PassResult(pruned, True, rewrites, tuple(notes), details)
+    return PassResult(pruned.model, True, rewrites, tuple(notes), details, unmet=reached.unmet)
+
+
+def _in_rounds(task: Task, first: Stage, choice: Choice) -> Pruned:
+    """Cuts part of the way in each round, and refits what is left to give what the teacher gave."""
+    samples, rounds = task.context.calibration, task.options.rounds
+    stage = first
+    pruned = Pruned(first.model, first.gone, None, Refit())
+    for number in range(1, rounds + 1):
+        cut = choice(stage, number / rounds)
+        if not cut.gone.any():
+            continue
+        model, gone = cut_channels(stage.model, stage.found, cut), stage.merged(cut)
+        outcome = self_check(stage.model, model, stage.found, cut, stage.groups, samples)
+        pruned = Pruned(model, gone, outcome, _refitted(task, model, gone))
+        if number < rounds:
+            stage = Stage(
+                task, model, analyse(model, samples, task.options.exclude, task.options.heads), gone
+            )
+    return pruned
+
+
+def _refitted(task: Task, model: ir.Model, gone: Cut) -> Refit:
+    """Refits `model`, in place, which lacks the channels `gone` of the teacher."""
+    samples, options = task.context.calibration, task.options
+    if options.compensate == "none" or samples is None:
+        return Refit()
+    return compensate(
+        task.teacher,
+        model,
+        task.found,
+        gone,
+        samples,
+        options.samples,
+        task.context.progress,
+        options.compensate,
+    )
+
+
+def _prepared(options: PruneChannels, model: ir.Model, context: PassContext) -> Task:
+    """The model ready to be cut, and what is known of it."""
+    teacher = canonical(model)
+    infer_shapes(teacher)
+    samples = context.calibration
+    found = analyse(teacher, samples, options.exclude, options.heads)
+    refits = options.compensate != "none" and not options.groups
+    # Turned, the dimensions of heads differ in worth, and are cut one by one.
+    if (
+        refits
+        and samples is not None
+        and turn_heads(teacher, found, samples, options.samples, context.progress)
+    ):
+        found = analyse(teacher, samples, options.exclude, options.heads)
+    _state_types(teacher, found)
+    return Task(
+        options,
+        context,
+        teacher,
+        found,
+        find_groups(found),
+        align=_alignment(options, context),
+        refits=refits,
+    )
 
 
 def analyse(
-    model: ir.Model, samples: Samples | None = None, exclude: tuple[str, ...] = ()
+    model: ir.Model,
+    samples: Samples | None = None,
+    exclude: tuple[str, ...] = (),
+    whole_heads: bool = False,
 ) -> Labelling:
     """Labels every axis of every tensor of the main graph of `model`, which is not changed.
 
     Args:
         samples: tell how long free axes other than the first are.
         exclude: names or globs of nodes whose outputs stay whole.
+        whole_heads: see `Sweep`.
 
     Raises:
         GraphoptError: if an axis other than the first is free and there are no samples.
     """
     facts = gather_facts(model, choose_sizes(model, samples))
-    return Sweep(model, facts, exclude).run(RULES)
-
-
-def cut_channels(model: ir.Model, found: Labelling, cut: Cut) -> ir.Model:
-    """A copy of `model`, from which `found` was made, without the channels of `cut`."""
-    pruned = model.clone()
-    Editor(pruned, found, cut).run()
-    return pruned
-
-
-def _without_detours(model: ir.Model) -> ir.Model:
-    """A copy of `model` in which no Identity or Transpose stands between a constant and its user.
-
-    Exporters put them there, and a layer is only refitted if its weight is a constant.
-    """
-    copy = model.clone()
-    for node in list(copy.graph):
-        source = node.inputs[0] if len(node.inputs) == 1 else None
-        output = node.outputs[0]
-        array = constant_array(source)
-        if source is None or array is None or output.is_graph_output() or output.name is None:
-            continue
-        if is_standard(node, "Identity") and source.is_initializer():
-            output.replace_all_uses_with(source)
-            copy.graph.remove(node, safe=True)
-        elif is_standard(node, "Transpose"):
-            perm = node.attributes.get_ints("perm", None)
-            turned = np.ascontiguousarray(array.transpose(perm))
-            name = output.name
-            output.name = None
-            tensor = ir.tensor(turned, name=name)
-            value = ir.Value(
-                name=name,
-                shape=ir.Shape(turned.shape),
-                type=ir.TensorType(tensor.dtype),
-                const_value=tensor,
-            )
-            copy.graph.register_initializer(value)
-            output.replace_all_uses_with(value)
-            copy.graph.remove(node, safe=True)
-            drop_unused_initializer(source)
-    return copy
+    return Sweep(model, facts, exclude, whole_heads).run(RULES)
 
 
 def _state_types(model: ir.Model, found: Labelling) -> None:
@@ -151,6 +161,15 @@ def _state_types(model: ir.Model, found: Labelling) -> None:
         for value in node.outputs:
             if value.type is None and value.name in found.facts.types:
                 value.type = ir.TensorType(found.facts.types[value.name])
+
+
+def _require_data(options: PruneChannels, context: PassContext) -> None:
+    if context.calibration is None and options.required():
+        raise GraphoptError(
+            "needs calibration data to score channels and to refit weights",
+            where="prune-channels",
+            fix="give some, or write prune-channels{score=l1,compensate=none}",
+        )
 
 
 def _require_names(model: ir.Model, exclude: tuple[str, ...]) -> None:
@@ -169,89 +188,3 @@ def _alignment(options: PruneChannels, context: PassContext) -> int:
         return options.align
     alignment = context.target.alignment
     return alignment.get("fp16", alignment.get("fp32", 1))
-
-
-def _share_kept(groups: list[Group], cut: Cut) -> float:
-    total = sum(len(group.atoms) for group in groups)
-    return sum(cut.count(group.atoms) for group in groups) / max(total, 1)
-
-
-def _score(
-    options: PruneChannels, model: ir.Model, found: Labelling, context: PassContext
-) -> dict[int, float]:
-    if options.score == "l1" or context.calibration is None:
-        return l1_scores(model, found)
-    return activation_scores(model, found, context.calibration, options.samples, context.progress)
-
-
-def _reasons(found: Labelling) -> dict[str, Counter[str]]:
-    """Why output channels of layers stay: for each layer, how many for each reason."""
-    kept: dict[str, Counter[str]] = {}
-    for layer in found.layers:
-        reasons = [found.atoms.reason(atom) for atom in layer.out_labels.tolist()]
-        counted = Counter(reason for reason in reasons if reason is not None)
-        if counted:
-            kept[layer.name] = counted
-    return kept
-
-
-def _kept_notes(found: Labelling) -> list[str]:
-    by_reason: Counter[str] = Counter()
-    layers: Counter[str] = Counter()
-    for counted in _reasons(found).values():
-        by_reason.update(counted)
-        layers.update(counted.keys())
-    # Nobody expects the only channel of a layer to be cut.
-    del by_reason[SINGLE]
-    return [
-        f"{reason} keeps {number} channels of {layers[reason]} layer"
-        + ("s" if layers[reason] > 1 else "")
-        for reason, number in by_reason.items()
-    ]
-
-
-def _why_nothing(model: ir.Model, found: Labelling, groups: list[Group], ratio: float) -> str:
-    """What to add to "no channels can be cut"; nothing where other notes say why."""
-    largest = max((len(group.blocks[0]) for group in groups), default=0)
-    if groups and ratio * largest + 1e-9 < 1:
-        return f": the share {ratio:g} of {largest} channels, the largest group, is less than one"
-    reasons = []
-    weighted = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-    main = [node for node in model.graph if is_standard(node, *weighted)]
-    open_weights = [
-        node.name or str(node.outputs[0].name)
-        for node in main
-        if any(
-            v is not None and v.is_initializer() and v.is_graph_input() for v in node.inputs[1:2]
-        )
-    ]
-    if open_weights:
-        shown = ", ".join(f"'{name}'" for name in open_weights[:3])
-        more = f" and {len(open_weights) - 3} more" if len(open_weights) > 3 else ""
-        reasons.append(f"callers may override the weight of {shown}{more}")
-    inner = sum(is_standard(node, *weighted) for node in nodes_of(model)) - len(main)
-    if inner:
-        s = "s are" if inner > 1 else " is"
-        reasons.append(f"{inner} layer{s} in functions or subgraphs, which are left alone")
-    if not reasons and not found.layers:
-        reasons.append("no layer has a constant weight")
-    return ": " + ", and ".join(reasons) if reasons else ""
-
-
-def _details(
-    found: Labelling, groups: list[Group], cut: Cut, outcome: Check | None, refit: Refit
-) -> dict[str, Any]:
-    return {
-        "groups": [
-            {"group": group.name, "channels": len(group.atoms), "kept": cut.count(group.atoms)}
-            for group in groups
-        ],
-        "kept": {name: dict(counted) for name, counted in _reasons(found).items()},
-        "self_check": None
-        if outcome is None
-        else {"worst": outcome.worst, "tensor": outcome.tensor, "tensors": outcome.tensors},
-        "refits": [
-            {"layer": name, "error_before": before, "error_after": after}
-            for name, before, after in refit.layers
-        ],
-    }

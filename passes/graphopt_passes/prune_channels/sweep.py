@@ -33,6 +33,7 @@ class Op:
         self.node = node
         self.number = number
         self.opset = sweep.opset
+        self.whole_heads = sweep.whole_heads
         self.seen: set[int] = set()
         """The inputs that the rule has asked for."""
         self._sweep = sweep
@@ -111,11 +112,16 @@ class Op:
         return list(dims.flat)
 
     def constants(self, index: int) -> list[int] | None:
-        """`dims` as numbers, if they do not depend on the dimensions of any tensor."""
+        """`dims` as numbers, if they are the same for every input of the model.
+
+        Those that were computed from lengths that are cut go on being what they are.
+        """
         self.seen.add(index)
         dims = self._found.facts.dims_of(self.value(index))
-        if dims is None or any(not dim.static or dim.deps for dim in dims.flat):
+        if dims is None or not all(dim.static for dim in dims.flat):
             return None
+        if any(dim.deps for dim in dims.flat):
+            self._found.pins.append((self.number, index, dims))
         return [dim.value for dim in dims.flat]
 
     def constant(self, index: int) -> NDArray[Any] | None:
@@ -136,6 +142,10 @@ class Op:
 
     def frozen(self, count: int, reason: str = "") -> Labels:
         return self._found.atoms.frozen(count, SINGLE if count == 1 else reason or str(self))
+
+    def fresh(self, count: int) -> Labels:
+        """Labels of an axis that the node itself makes."""
+        return self._found.atoms.new(count) if count > 1 else self.frozen(count)
 
     def free(self, labels: Labels) -> Labels:
         return self._found.atoms.free(labels)
@@ -183,13 +193,27 @@ Rule = Callable[[Op], None]
 
 
 class Sweep:
-    """Goes through the nodes in order and applies the rule of each operator."""
+    """Goes through the nodes in order and applies the rule of each operator.
 
-    def __init__(self, model: ir.Model, facts: Facts, exclude: Sequence[str] = ()) -> None:
+    Args:
+        exclude: names or globs of nodes whose outputs stay whole.
+        whole_heads: whether a Reshape that splits features into heads leaves the heads to be cut,
+            and not the dimensions of each.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        facts: Facts,
+        exclude: Sequence[str] = (),
+        whole_heads: bool = False,
+    ) -> None:
+        self.whole_heads = whole_heads
         self.found = Labelling(Atoms(), facts)
         self._model = model
         self._exclude = tuple(exclude)
         self._slots: dict[tuple[str, int, int], Slot] = {}
+        self._read: dict[int, list[Slot]] = {}
         self.opset = default_opset(model)
 
     def run(self, rules: dict[str, Rule]) -> Labelling:
@@ -259,10 +283,9 @@ class Sweep:
                 self.found.pins.append((op.number, index, dims))
             else:
                 self._keep(value, reason)
-        for slot in self._slots.values():
-            if any(number == op.number for number, _ in slot.uses):
-                for labels in slot.labels:
-                    self.found.atoms.freeze(labels, reason)
+        for slot in self._read.get(op.number, ()):
+            for labels in slot.labels:
+                self.found.atoms.freeze(labels, reason)
         for graph in subgraphs(op.node):
             for value in _captured(graph):
                 self._keep(value, reason)
@@ -320,6 +343,7 @@ class Sweep:
             self.found.slots.append(slot)
         if (op.number, index) not in slot.uses:
             slot.uses.append((op.number, index))
+            self._read.setdefault(op.number, []).append(slot)
         return slot
 
 

@@ -51,6 +51,28 @@ class LayerWeights:
         return None
 
     @property
+    def sum(self) -> ir.Value:
+        """The output with the bias in it."""
+        return (self._adder[0] if self._adder is not None else self._node).outputs[0]
+
+    def behind(self) -> Array:
+        """What the Add behind a MatMul adds; zeros for other operators. [groups, outputs]"""
+        outputs = self.array.shape[self._layer.out_axis]
+        behind = np.zeros(outputs)
+        if self._adder is not None:
+            adder, index = self._adder
+            array = constant_array(adder.inputs[index])
+            assert array is not None
+            behind = behind + array.astype(np.float64).reshape(-1)
+        return behind.reshape(self.groups, -1)
+
+    def offset(self) -> Array:
+        """All that is added to what the channels give: `bias` and `behind`."""
+        bias = self.bias()
+        assert bias is not None
+        return np.asarray(bias + self.behind())
+
+    @property
     def centred(self) -> bool:
         """Whether there is, or can be, a bias that takes care of the means."""
         return self._layer.kind != "MatMul" or self._adder is not None

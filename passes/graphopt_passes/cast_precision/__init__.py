@@ -1,0 +1,75 @@
+"""`cast-precision`: the graph in fp16 or bf16, but for what those types cannot hold."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from graphopt.pipeline.base import (
+    Effect,
+    Invariant,
+    MinOpset,
+    Pass,
+    PassContext,
+    PassResult,
+    Stage,
+)
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class CastPrecision(Pass):
+    """Writes the graph in fp16 or bf16, and keeps in fp32 what overflows or loses too much.
+
+    For runtimes that take the types from the model, as TensorRT does with strongly typed networks.
+    With calibration samples (`--calib`) the range of every tensor is measured in fp32, so that no
+    overflow hides; the result is then computed with every tensor rounded, and where the outputs
+    lose more than `min_sqnr` allows, the nodes that lose most stay fp32. Without samples the
+    structure decides, with more caution: reductions, powers and exponentials stay fp32. In both
+    cases so do the statistics of a normalization that is spelled out, arithmetic on indices and
+    sizes, constants that the type cannot hold, and operators of other domains, with casts around
+    them. A mask constant such as -3.4e38 becomes a number of the type where it only ever reaches a
+    Softmax. Bodies of If, Loop and Scan are converted inside and keep their interface; functions
+    stay as they are (put `inline` ahead).
+
+    After `quantize`, what is in 8 bits stays so and the rest becomes `to`; the opset is raised to
+    19 then, and to 22 for bf16, where operators take these types.
+
+    Attributes:
+        to: fp16 (11 bits of precision, up to 65504) or bf16 (8 bits, the range of fp32).
+        io: keep the types of the model's inputs and outputs, or make them low too.
+        keep: names of nodes, patterns such as `/head/*`, or operators such as `Softmax`, that stay
+            fp32.
+        headroom: how many times larger than on the samples a tensor may become without overflow.
+        min_sqnr: the signal-to-noise ratio in dB that outputs should keep on the samples. By
+            default 60 for fp16 (50 for models with a Softmax) and 35 for bf16 (30).
+        samples: how many calibration samples to use, at most.
+    """
+
+    name: ClassVar[str] = "cast-precision"
+    stage: ClassVar[Stage] = Stage.FINALIZE
+    effect: ClassVar[Effect] = Effect.LOSSY
+    requires: ClassVar[tuple[Invariant, ...]] = (MinOpset(7),)
+
+    to: Literal["fp16", "bf16"] = "fp16"
+    io: Literal["keep", "low"] = "keep"
+    keep: tuple[str, ...] = ()
+    headroom: float = 4.0
+    min_sqnr: float | None = None
+    samples: int = 32
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.headroom < math.inf:
+            raise ValueError("headroom must be a number of at least 1")
+        if self.min_sqnr is not None and not math.isfinite(self.min_sqnr):
+            raise ValueError("min_sqnr must be a number")
+        if self.samples < 1:
+            raise ValueError("samples must be at least 1")
+
+    def run(self, model: ir.Model, context: PassContext) -> PassResult:
+        from graphopt_passes.cast_precision.implementation import run
+
+        return run(self, model, context)

@@ -1,0 +1,87 @@
+"""What `cast-precision` tells of what it did."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from graphopt.ir import is_standard, label
+from graphopt_passes.cast_precision.decide import Decision
+from graphopt_passes.cast_precision.low import LowType
+from graphopt_passes.cast_precision.simulate import Fidelity
+from graphopt_passes.cast_precision.tables import MOVERS, WEIGHTED
+
+NAMES_IN_A_NOTE = 3
+_SILENT = MOVERS | {"Cast", "Shape", "Size", "Constant", "Range"}
+"""Operators whose type is of no interest by itself."""
+
+
+def left_rows(decision: Decision) -> list[dict[str, Any]]:
+    """What stays fp32 and computes in it, with the reason."""
+    return [
+        {"node": label(node), "op_type": node.op_type, "reason": reason}
+        for node in decision.signatures.nodes
+        if (reason := decision.left.get(node)) is not None
+        and decision.signatures.floats(node)
+        and not is_standard(node, *_SILENT)
+    ]
+
+
+def notes_on(rows: list[dict[str, Any]]) -> list[str]:
+    """One sentence for each reason, what weighs most first."""
+    reasons: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        reasons.setdefault(_general(row["reason"]), []).append(row)
+    order = sorted(reasons, key=lambda reason: not any(map(_is_weighted, reasons[reason])))
+    return [f"{len(reasons[r])} kept in fp32 ({r}): {_listed(reasons[r])}" for r in order]
+
+
+def _general(reason: str) -> str:
+    """`reason` without the names and numbers that are a node's own."""
+    text = reason.split(" (up to")[0].split(": up to")[0]
+    if text.startswith("a sum of "):
+        return "a sum that may overflow"
+    if "'" in text and not text.startswith("it is an operator"):
+        before, _, rest = text.partition("'")
+        after = rest.partition("'")[2]
+        return f"{before.strip()}{after}"
+    return text
+
+
+def _is_weighted(row: dict[str, Any]) -> bool:
+    return row["op_type"] in WEIGHTED
+
+
+def _listed(rows: list[dict[str, Any]]) -> str:
+    shown = ", ".join(f"{row['op_type']} '{row['node']}'" for row in rows[:NAMES_IN_A_NOTE])
+    more = len(rows) - NAMES_IN_A_NOTE
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def rewrites(decision: Decision, counts: Counter[str]) -> dict[str, int]:
+    """How many nodes are low, and what was put in or taken out for that."""
+    name = decision.low.name
+    low = [node for node in decision.low_nodes() if not is_standard(node, *_SILENT)]
+    found = {f"{name}-node": len(low), "cast": counts["cast"], "idle-cast": counts["idle-cast"]}
+    masks = [use for use in (*decision.masked, *decision.saturated) if decision.reads_low(*use)]
+    found["clamped-mask"] = len(masks)
+    return {what: count for what, count in found.items() if count}
+
+
+def summary(
+    counts: Mapping[str, int], low: LowType, before: int, after: int, fidelity: Fidelity | None
+) -> list[str]:
+    """What came of it, in a sentence."""
+    nodes = counts.get(f"{low.name}-node", 0)
+    text = f"{nodes} nodes in {low.name}, weights {before / 1e6:.2f} -> {after / 1e6:.2f} MB"
+    if fidelity is not None and fidelity.rounded is not None:
+        text += f"; outputs keep {fidelity.sqnr_db:.1f} dB on the samples"
+    return [text]
+
+
+def shortfall(fidelity: Fidelity, goal: float, low: LowType) -> str:
+    """That the outputs do not keep `goal` dB."""
+    if not fidelity.finite:
+        return f"outputs become NaN or infinite in {low.name} on the samples"
+    return f"outputs keep {fidelity.sqnr_db:.1f} dB in {low.name} on the samples, not {goal:g} dB"

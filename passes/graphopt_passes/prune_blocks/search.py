@@ -1,0 +1,124 @@
+"""The greedy search: measure all blocks, drop the least, refit what follows, and again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from graphopt.data.feeds import Samples
+from graphopt.ir.facts import Facts
+from graphopt.progress import Progress
+from graphopt_passes.eliminate_dead.elimination import eliminate_dead
+from graphopt_passes.prune_blocks.blocks import Block
+from graphopt_passes.prune_blocks.dropping import Array, branch_means, drop
+from graphopt_passes.prune_blocks.influence import influences
+from graphopt_passes.prune_blocks.refit import Refit, refit
+from graphopt_passes.prune_blocks.survey import Priced, Survey
+from graphopt_passes.quantize.judge import Judge
+from graphopt_passes.quantize.mixed import Goal
+
+SHORTLIST = 3
+"""Of the blocks that are least needed by themselves, so many are tried with a refit behind them."""
+DIGITS = 1
+"""Of a figure in dB that count: blocks that are equal in them go by their MACs."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A block that was dropped.
+
+    Attributes:
+        sqnr_db: the figure of the model afterwards.
+        refit: what was refitted; None if nothing was, or if the outputs were worse for it.
+    """
+
+    block: Block
+    sqnr_db: float
+    refit: Refit | None
+
+
+@dataclass
+class Search:
+    """A search for the blocks to drop from `original`, which is not changed.
+
+    Attributes:
+        samples: to fit means and weights on.
+        judge: measures on other samples.
+        compensate: `ls`, `bias` or `none`; see `PruneBlocks`.
+        model: what is left of `original`.
+        alone: the figure with one block dropped, by its branch, where it was first measured.
+        dropped: what was dropped, in that order.
+    """
+
+    original: ir.Model
+    survey: Survey
+    samples: Samples
+    judge: Judge
+    compensate: str
+    progress: Progress
+    model: ir.Model = field(init=False)
+    alone: dict[str, float] = field(default_factory=dict)
+    dropped: list[Dropped] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.model = self.original
+
+    def run(self, most: int, priced: Sequence[Priced], goal: Goal | None) -> float | None:
+        """Drops up to `most` blocks, as long as the model reaches `goal`.
+
+        Args:
+            priced: the blocks of the original.
+
+        Returns:
+            The figure of the goal for the first model that does not reach it, if one did not.
+        """
+        macs = {p.block.branch: p.macs or 0 for p in priced}
+        blocks = [p.block for p in priced]
+        facts = Facts(self.original)
+        while blocks and len(self.dropped) < most:
+            trial, step = self._step(blocks, facts, macs)
+            if goal is not None:
+                figure = goal.measure(trial)
+                if figure < goal.least:
+                    return figure
+            self.model = trial
+            self.dropped.append(step)
+            facts = Facts(trial)
+            blocks = self.survey.blocks(trial, facts)[0]
+        return None
+
+    def _step(
+        self, blocks: list[Block], facts: Facts, macs: Mapping[str, int]
+    ) -> tuple[ir.Model, Dropped]:
+        """The model without the block whose removal changes the outputs least."""
+        fits = self.compensate == "ls"
+        fills = {}
+        if self.compensate != "none":
+            fills = branch_means(self.model, blocks, facts, self.samples, self.progress)
+        figures = influences(self.model, blocks, fills, self.judge, self.progress)
+        for block, figure in zip(blocks, figures, strict=True):
+            self.alone.setdefault(block.branch, figure)
+
+        def rank(step: Dropped) -> tuple[float, int]:
+            return -round(step.sqnr_db, DIGITS), -macs.get(step.block.branch, 0)
+
+        steps = [Dropped(b, f, None) for b, f in zip(blocks, figures, strict=True)]
+        steps.sort(key=rank)
+        tried = [self._tried(step, fills) for step in steps[: SHORTLIST if fits else 1]]
+        return min(tried, key=lambda pair: rank(pair[1]))
+
+    def _tried(self, step: Dropped, fills: Mapping[str, Array]) -> tuple[ir.Model, Dropped]:
+        """The model after `step`, refitted if that is wanted, and brings the outputs nearer."""
+        plain = drop(self.model, step.block, fills.get(step.block.branch))
+        eliminate_dead(plain)
+        if self.compensate != "ls":
+            return plain, step
+        fitted = plain.clone()
+        done = refit(self.original, fitted, step.block.add, self.samples, self.progress)
+        figure = self.judge.sqnr(fitted) if done.layers else step.sqnr_db
+        if not figure > step.sqnr_db:
+            return plain, step
+        eliminate_dead(fitted)
+        return fitted, Dropped(step.block, figure, done)

@@ -1,0 +1,121 @@
+"""How much of each model prune-channels can cut, and whether the cut is exact.
+
+    python tools/bench_prune.py FOLDER --json prune.json --markdown docs/pruning-coverage.md
+    python tools/bench_prune.py FOLDER --json prune.json --torch /path/to/other/bin/python
+
+At 30% and 50% of the channels of every group (score l1, nothing refitted, nothing rounded): what is
+left of the multiply-accumulates and parameters, and the check that matters: the pruned model has to
+give what the original gives with the same channels silenced (what reads them reads zeros, norms are
+over the others). In ONNX Runtime that is up to 1e-6 of the peak of an output, in float64 (onnx's
+reference evaluator) up to 1e-9. Models that leave height, width or length free also run at others.
+
+Beside it, with `--torch`, Torch-Pruning prunes the PyTorch nets that `export_models.py` exports, in
+the environment of that interpreter: torch, timm, transformers and torch-pruning.
+
+Every model is a process of its own with a time limit. What is in the JSON file already, for the
+same bytes of the model, is not run again. The exit code is 1 if a cut is not exact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from processes import run_child
+from prune_report import STYLES, is_exact, markdown, print_table
+
+from graphopt.cli.progress import Bars
+
+HERE = Path(__file__).resolve().parent
+RATIOS = (0.3, 0.5)
+PEER = "torch-pruning"
+
+
+def bench(model: Path, limit_s: float) -> dict[str, Any]:
+    """What `prune_child.py` says of a model; or how it failed."""
+    request = {"model": str(model), "ratios": RATIOS}
+    return _ask([sys.executable, str(HERE / "prune_child.py")], request, limit_s)
+
+
+def bench_peer(python: str, name: str, limit_s: float) -> dict[str, Any]:
+    """The same of Torch-Pruning on an architecture of `model_list.py`, at the larger share."""
+    request = {"name": name, "ratios": RATIOS[-1:]}
+    return _ask([python, str(HERE / "prune_torch.py")], request, limit_s)
+
+
+def _ask(command: list[str], request: dict[str, Any], limit_s: float) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        text = json.dumps({**request, "result": str(result)})
+        failure = run_child([*command, text], limit_s)
+        if result.exists():
+            found: dict[str, Any] = json.loads(result.read_text())
+            return found
+        return {"failure": failure or "wrote nothing"}
+
+
+def _models(paths: Sequence[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            sys.exit(f"{path}: no such file or folder")
+        found += sorted(path.glob("*.onnx")) if path.is_dir() else [path]
+    if not found:
+        sys.exit("no ONNX file found")
+    return found
+
+
+def _digest(model: Path) -> str:
+    return hashlib.sha256(model.read_bytes()).hexdigest()[:16]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="+", type=Path, help="folders, or ONNX files")
+    parser.add_argument("--torch", metavar="PYTHON", help="compare with Torch-Pruning there")
+    parser.add_argument("--limit", type=float, default=600.0, metavar="SECONDS", help="for a child")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="results, kept after each model")
+    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = _arguments()
+    models = _models(arguments.models)
+    report: dict[str, Any] = {"models": {}, PEER: {}}
+    if arguments.json is not None and arguments.json.exists():
+        report |= json.loads(arguments.json.read_text())
+
+    def keep() -> None:
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+    for model in Bars().track(models, "models", total=len(models)):
+        digest = _digest(model)
+        if report["models"].get(model.stem, {}).get("sha256") != digest:
+            found = bench(model, arguments.limit)
+            report["models"][model.stem] = {"sha256": digest, **found}
+            keep()
+    exported = [model for model in models if Path(model.stem).suffix[1:] in STYLES]
+    names = list(dict.fromkeys(Path(model.stem).stem for model in exported))
+    for name in Bars().track(names if arguments.torch else [], "Torch-Pruning", total=len(names)):
+        if name not in report[PEER]:
+            report[PEER][name] = bench_peer(arguments.torch, name, arguments.limit)
+            keep()
+    shown = {model.stem: report["models"][model.stem] for model in models}
+    if arguments.markdown is not None:
+        arguments.markdown.write_text(markdown(shown, report[PEER]))
+    print_table(shown)
+    return 0 if all(is_exact(row) for row in shown.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
