@@ -76,7 +76,7 @@ def bad(folder: Path, *arguments: object, **env: str) -> str:
 
 def test_a_bundle(folder: Path) -> None:
     done = graphopt(
-        *("m.onnx", "-o", "jetson", "--target", "jetson-orin", "--backend", "bundle"),
+        *("m.onnx", "-o", "jetson", "--target", "jetson-orin-nano", "--backend", "bundle"),
         *("--data", "calib.npz", "--shapes", "x:1x3x8x8,2x3x8x8,4x3x8x8"),
         *("--workspace", 512, "--sparsity", "--json", "report.json"),
         cwd=folder,
@@ -95,7 +95,8 @@ def test_a_bundle(folder: Path) -> None:
 
 def test_a_bundle_of_noise_warns(folder: Path) -> None:
     done = graphopt(
-        *("m.onnx", "-o", "jetson", "--target", "jetson-orin", "--backend", "bundle"), cwd=folder
+        *("m.onnx", "-o", "jetson", "--target", "jetson-orin-nano", "--backend", "bundle"),
+        cwd=folder,
     )
     assert done.returncode == 0
     assert done.stderr == ("warning: the reference inputs are noise; give real ones with --data\n")
@@ -124,11 +125,18 @@ ORIN = ("--target", "jetson-orin", "--backend", "bundle", "-o", "jetson")
         (("m.onnx", "--target", "onnxruntime-cpu", "--backend", "bundle"), "cannot build for"),
         # Options that do not go together.
         (("m.onnx", *ORIN, "--gpu-fallback"), "give --dla-core"),
-        (("m.onnx", *ORIN, "--dla-core", "5"), "there is no DLA core 5; choose 0 or 1"),
+        (
+            ("m.onnx", *ORIN, "--dla-core", "5"),
+            "there is no DLA core 5 in jetson-orin; choose one below 2",
+        ),
         (("m.onnx", *ORIN, "--dla-core", "0"), 'give one: --shapes "x:8x3x8x8"'),
         (
             ("m.onnx", "--target", "jetson-thor", "--backend", "bundle", "--dla-core", "0"),
-            "jetson-thor has no DLA",
+            "jetson-thor has no DLA; leave out --dla-core; these have: jetson-xavier, jetson-orin",
+        ),
+        (
+            ("m.onnx", "--target", "jetson-orin-nano", "--backend", "bundle", "--dla-core", "0"),
+            "jetson-orin-nano has no DLA",
         ),
         (("m.onnx", *ORIN, "--data", "nowhere.npz"), "nowhere.npz: no such file"),
         (("m.onnx", *ORIN, "-o", "old.engine"), "old.engine: is not a folder"),

@@ -18,7 +18,7 @@ from graphopt.emit.tensorrt.messages import Complaint, describe, describe_errors
 from graphopt.emit.tensorrt.monitor import BuildProgress, make_monitor
 from graphopt.emit.tensorrt.options import (
     apply_options,
-    require_dla,
+    require_dla_shapes,
     timing_cache_content,
     use_timing_cache,
 )
@@ -85,7 +85,7 @@ def build(
     apply_options(trt, config, request.options, _name(trt))
     _set_gpu(trt, config, request, gpu)
     profile = _add_profile(builder, config, network, request)
-    require_dla(request.options, request.sm, request.target, profile)
+    require_dla_shapes(request.options, profile)
     timing_cache = request.options.timing_cache
     if timing_cache is not None:
         use_timing_cache(config, Path(timing_cache), _name(trt))
