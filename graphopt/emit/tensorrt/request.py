@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
+from graphopt.emit.tensorrt.messages import Complaint
 from graphopt.emit.tensorrt.options import BuilderOptions
 from graphopt.emit.tensorrt.shapes import ShapeRange
 from graphopt.errors import GraphoptError
@@ -35,6 +36,7 @@ class BuildRequest:
         timeout_s: how long the build may take, in seconds.
         options: what else is asked of the builder.
         samples: where a bundle's reference inputs come from; see `open_samples`.
+        parse_only: whether to say all that the parser refuses, and build nothing.
     """
 
     model: str
@@ -46,6 +48,7 @@ class BuildRequest:
     timeout_s: float
     options: BuilderOptions = field(default_factory=BuilderOptions)
     samples: str | None = None
+    parse_only: bool = False
 
     def require_opset(self, version: int) -> None:
         """Raises GraphoptError if the parser does not read `version` of ONNX's own opset."""
@@ -81,7 +84,9 @@ class BuildResult:
         nodes: the model's nodes that have multiply-accumulates, as (name, operator).
         tables: the messages of the log that may be kernel tables.
         warnings: the builder's warnings, each once.
-        note: why there can be no kernel table, where that is certain.
+        complaints: what the parser refuses, if only that was asked.
+        note: why there can be no kernel table, where that is certain; of `complaints`, what was not
+            parsed.
     """
 
     builder: str
@@ -91,6 +96,7 @@ class BuildResult:
     nodes: tuple[tuple[str, str], ...] = ()
     tables: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    complaints: tuple[Complaint, ...] = ()
     note: str | None = None
 
     def to_json(self) -> str:
@@ -102,6 +108,7 @@ class BuildResult:
         values["profile"] = _shapes(values["profile"])
         values["nodes"] = tuple((name, op_type) for name, op_type in values["nodes"])
         values["tables"] = tuple(values["tables"])
+        values["complaints"] = tuple(Complaint(**each) for each in values["complaints"])
         values["warnings"] = tuple(values["warnings"])
         return cls(**values)
 

@@ -170,10 +170,14 @@ def make(version: str) -> Any:
             return Tensor(self.model.graph.input[index])
 
     class ParserError:
-        __slots__ = ("_node",)
+        __slots__ = ("_index", "_node")
 
-        def __init__(self, node: onnx.NodeProto) -> None:
+        def __init__(self, index: int, node: onnx.NodeProto) -> None:
+            self._index = index
             self._node = node
+
+        def node(self) -> int:
+            return self._index
 
         def code(self) -> ErrorCode:
             return ErrorCode.UNSUPPORTED_NODE
@@ -196,9 +200,19 @@ def make(version: str) -> Any:
 
         def parse_from_file(self, path: str) -> bool:
             calls.append(("parse_from_file", path))
-            self._network.model = onnx.load(path)
-            nodes = self._network.model.graph.node
-            self._errors = [ParserError(node) for node in nodes if node.op_type == "NonZero"]
+            return self._take(onnx.load(path))
+
+        def parse(self, model: bytes, path: str | None = None) -> bool:
+            calls.append(("parse", path))
+            return self._take(onnx.load_from_string(model))
+
+        def _take(self, model: onnx.ModelProto) -> bool:
+            self._network.model = model
+            self._errors = [
+                ParserError(index, node)
+                for index, node in enumerate(model.graph.node)
+                if node.op_type == "NonZero"
+            ]
             return not self._errors
 
         @property
