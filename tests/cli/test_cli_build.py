@@ -54,6 +54,7 @@ def net(*dims: int | str) -> onnx.ModelProto:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     onnx.save(net("n", 3, 8, 8), tmp_path / "m.onnx")
+    onnx.save(net(1, 3, 8, 8), tmp_path / "static.onnx")
     onnx.save(net("n", 3, "h", "w"), tmp_path / "free.onnx")
     images = np.random.default_rng(0).standard_normal((5, 3, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "calib.npz", x=images)
@@ -95,7 +96,7 @@ def test_a_bundle(folder: Path) -> None:
 
 def test_a_bundle_of_noise_warns(folder: Path) -> None:
     done = graphopt(
-        *("m.onnx", "-o", "jetson", "--target", "jetson-orin-nano", "--backend", "bundle"),
+        *("static.onnx", "-o", "jetson", "--target", "jetson-orin-nano", "--backend", "bundle"),
         cwd=folder,
     )
     assert done.returncode == 0
@@ -111,7 +112,7 @@ ORIN = ("--target", "jetson-orin", "--backend", "bundle", "-o", "jetson")
         # No profile, and wrong ones.
         (
             ("free.onnx", *ORIN),
-            "axis 2 of input 'x' (nx3xhxw) is dynamic, its size unknown; give its least, optimal "
+            "axis 0 of input 'x' (nx3xhxw) is dynamic, its size unknown; give its least, optimal "
             'and greatest shape with --shapes "x:1x3xhxw,8x3xhxw,32x3xhxw"',
         ),
         (("m.onnx", *ORIN, "--shapes", "x:1x3x9x9"), "shapes of 'x': axis 2 of the input is fixed"),
@@ -119,27 +120,39 @@ ORIN = ("--target", "jetson-orin", "--backend", "bundle", "-o", "jetson")
         (("m.onnx", *ORIN, "--shapes", "x:1x3x8"), "the input has 4 dimensions"),
         (("m.onnx", *ORIN, "--shapes", "z:1x3x8x8"), "has no input 'z'"),
         (("m.onnx", *ORIN, "--shapes", "x:one"), "cannot read 'x:one'; write it as image:1x3"),
+        (("m.onnx", *ORIN), '--shapes "x:1x3x8x8,8x3x8x8,32x3x8x8"'),
         # Targets and backends.
         (("m.onnx", "--target", "jetson-orni"), "did you mean 'jetson-orin'"),
-        (("m.onnx", "--target", "sm86", "--backend", "bundel"), "did you mean 'bundle'?"),
-        (("m.onnx", "--target", "onnxruntime-cpu", "--backend", "bundle"), "cannot build for"),
+        (("static.onnx", "--target", "sm86", "--backend", "bundel"), "did you mean 'bundle'?"),
+        (("static.onnx", "--target", "onnxruntime-cpu", "--backend", "bundle"), "cannot build for"),
         # Options that do not go together.
-        (("m.onnx", *ORIN, "--gpu-fallback"), "give --dla-core"),
+        (("static.onnx", *ORIN, "--gpu-fallback"), "give --dla-core"),
         (
-            ("m.onnx", *ORIN, "--dla-core", "5"),
+            ("static.onnx", *ORIN, "--dla-core", "5"),
             "there is no DLA core 5 in jetson-orin; choose one below 2",
         ),
-        (("m.onnx", *ORIN, "--dla-core", "0"), 'give one: --shapes "x:8x3x8x8"'),
         (
-            ("m.onnx", "--target", "jetson-thor", "--backend", "bundle", "--dla-core", "0"),
+            ("m.onnx", *ORIN, "--shapes", "x:1x3x8x8,8x3x8x8,9x3x8x8", "--dla-core", "0"),
+            'give one: --shapes "x:8x3x8x8"',
+        ),
+        (
+            ("static.onnx", "--target", "jetson-thor", "--backend", "bundle", "--dla-core", "0"),
             "jetson-thor has no DLA; leave out --dla-core; these have: jetson-xavier, jetson-orin",
         ),
         (
-            ("m.onnx", "--target", "jetson-orin-nano", "--backend", "bundle", "--dla-core", "0"),
+            (
+                "static.onnx",
+                "--target",
+                "jetson-orin-nano",
+                "--backend",
+                "bundle",
+                "--dla-core",
+                "0",
+            ),
             "jetson-orin-nano has no DLA",
         ),
-        (("m.onnx", *ORIN, "--data", "nowhere.npz"), "nowhere.npz: no such file"),
-        (("m.onnx", *ORIN, "-o", "old.engine"), "old.engine: is not a folder"),
+        (("static.onnx", *ORIN, "--data", "nowhere.npz"), "nowhere.npz: no such file"),
+        (("static.onnx", *ORIN, "-o", "old.engine"), "old.engine: is not a folder"),
     ],
 )
 def test_mistakes(folder: Path, arguments: tuple[str, ...], line: str) -> None:
@@ -152,9 +165,9 @@ def test_mistakes(folder: Path, arguments: tuple[str, ...], line: str) -> None:
     [
         (("free.onnx",), '--shapes "x:1x3xhxw,8x3xhxw,32x3xhxw"'),
         (("m.onnx", "--shapes", "x:1x3x9x9"), "axis 2 of the input is fixed at 8"),
-        (("m.onnx", "--sparsity"), "--sparsity does nothing with backend 'rtx-aot'"),
-        (("m.onnx", "--data", "calib.npz"), "backend 'rtx-aot' takes no samples"),
-        (("m.onnx", "--timeout", "0.05"), "took longer than 0.05 s and was stopped"),
+        (("static.onnx", "--sparsity"), "--sparsity does nothing with backend 'rtx-aot'"),
+        (("static.onnx", "--data", "calib.npz"), "backend 'rtx-aot' takes no samples"),
+        (("static.onnx", "--timeout", "0.05"), "took longer than 0.05 s and was stopped"),
     ],
 )
 def test_mistakes_with_tensorrt_rtx(folder: Path, arguments: tuple[str, ...], line: str) -> None:
@@ -188,11 +201,11 @@ def with_tensorrt(folder: Path, text: str) -> str:
     [
         (
             "made.Builder.build_serialized_network = lambda *a: os.kill(os.getpid(), 11)",
-            "m.onnx: the builder process was ended by SIGSEGV; its last words:",
+            "static.onnx: the builder process was ended by SIGSEGV; its last words:",
         ),
         (
             "made.Builder.build_serialized_network = lambda *a: time.sleep(60)",
-            "m.onnx: the build took longer than 3 s and was stopped; allow more time with",
+            "static.onnx: the build took longer than 3 s and was stopped; allow more time with",
         ),
         ("raise ImportError('no libnvinfer.so.10')", "does not load: no libnvinfer.so.10"),
         ("del made.BuilderFlag", "TensorRT 10.3.0 has no BuilderFlag.REFIT; leave out --refit"),
@@ -200,13 +213,13 @@ def with_tensorrt(folder: Path, text: str) -> str:
 )
 def test_a_builder_that_fails(folder: Path, text: str, line: str) -> None:
     path = with_tensorrt(folder, text)
-    arguments = ("m.onnx", "--target", "tensorrt", "--timeout", "3", "--refit")
+    arguments = ("static.onnx", "--target", "tensorrt", "--timeout", "3", "--refit")
     assert line in bad(folder, *arguments, PYTHONPATH=path, PYTHONDONTWRITEBYTECODE="1")
 
 
 def test_a_missing_tensorrt_is_told(folder: Path) -> None:
     if importlib.util.find_spec("tensorrt") is not None:
         pytest.skip("TensorRT is installed here")
-    line = bad(folder, "m.onnx", "--target", "jetson-orin")
+    line = bad(folder, "static.onnx", "--target", "jetson-orin")
     assert "TensorRT is not installed; on a Jetson it comes with JetPack" in line
     assert "make a folder for it with --backend bundle" in line

@@ -15,7 +15,6 @@ from typing import Any
 
 import onnx_ir as ir
 
-from graphopt.dimensions import UNKNOWN_DIMENSIONS
 from graphopt.emit.tensorrt.bundle.needs import (
     TensorRTRange,
     precisions_of,
@@ -26,7 +25,7 @@ from graphopt.emit.tensorrt.bundle.reference import Reference, write_reference
 from graphopt.emit.tensorrt.folder import FORMAT, METADATA_FILE
 from graphopt.emit.tensorrt.options import BuilderOptions, require_dla_shapes
 from graphopt.emit.tensorrt.request import BuildRequest, BuildResult
-from graphopt.emit.tensorrt.shapes import InputSpec, Shape, ShapeRange, profile_of
+from graphopt.emit.tensorrt.shapes import Shape, ShapeRange, input_specs, profile_of
 from graphopt.errors import GraphoptError
 from graphopt.ir import default_opset, load, main_inputs, save
 from graphopt.ir.external import initializer_tensors, is_external
@@ -60,7 +59,7 @@ def write_bundle(request: BuildRequest, progress: Progress) -> BuildResult:
     opset = default_opset(model)
     if opset is not None:
         request.require_opset(opset)
-    profile = profile_of(_input_specs(model), request.shapes)
+    profile = profile_of(input_specs(model), request.shapes)
     require_dla_shapes(request.options, profile)
     target = get_target(request.target)
     precisions = precisions_of(model)
@@ -87,28 +86,6 @@ def write_bundle(request: BuildRequest, progress: Progress) -> BuildResult:
         warnings=tuple(warnings),
         note=NOTE,
     )
-
-
-def _input_specs(model: ir.Model) -> list[InputSpec]:
-    """The inputs as a builder would name and see them."""
-    specs = []
-    for value in main_inputs(model):
-        if value.shape is None:
-            raise GraphoptError("has no rank", where=f"input '{value.name}'")
-        dims = list(value.shape)
-        fixed = [isinstance(dim, int) and dim >= 0 for dim in dims]
-        names = [None if isinstance(dim, int) else dim.value for dim in dims]
-        specs.append(
-            InputSpec(
-                name=value.name or "",
-                dims=tuple(
-                    dim if isinstance(dim, int) and known else -1
-                    for dim, known in zip(dims, fixed, strict=True)
-                ),
-                symbols=tuple(None if name in UNKNOWN_DIMENSIONS else name for name in names),
-            )
-        )
-    return specs
 
 
 def _write_model(model: ir.Model, source: Path, bundle: Path) -> None:
