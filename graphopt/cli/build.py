@@ -83,6 +83,7 @@ def build(
     from graphopt.cli.paths import check_outputs
     from graphopt.cli.progress import Bars
     from graphopt.emit.tensorrt import BuilderOptions, build_engine, parse_shapes
+    from graphopt.emit.tensorrt.shapes import input_specs, profile_of
     from graphopt.ir import load
     from graphopt.report.engine import print_engine
     from graphopt.report.json import write_json
@@ -92,12 +93,16 @@ def build(
     if backend != "bundle":  # a folder, which is checked where it is written
         outputs["-o"] = output
     check_outputs(outputs, {"IN": source, "--data": data})
+    chosen = get_target(target)
     model = load(source)
+    given = parse_shapes(shapes, model) if shapes else {}
+    # What an engine is good for is the user's to say: here no batch is assumed.
+    profile_of(input_specs(model), given, batch=None)
     report = build_engine(
         source,
         output,
-        target=get_target(target),
-        shapes=parse_shapes(shapes, model) if shapes else None,
+        target=chosen,
+        shapes=given,
         timeout_s=timeout,
         options=BuilderOptions(
             workspace_bytes=None if workspace is None else workspace << 20,

@@ -12,19 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graphopt.dimensions import UNKNOWN_DIMENSIONS
 from graphopt.emit.tensorrt.kernel_table import HEADER
 from graphopt.emit.tensorrt.messages import Complaint, describe, describe_errors, fix_for
 from graphopt.emit.tensorrt.monitor import BuildProgress, make_monitor
 from graphopt.emit.tensorrt.options import (
     apply_options,
-    require_dla,
+    require_dla_shapes,
     timing_cache_content,
     use_timing_cache,
 )
 from graphopt.emit.tensorrt.request import BuildRequest, BuildResult
 from graphopt.emit.tensorrt.shapes import InputSpec, profile_of
 from graphopt.errors import GraphoptError
-from graphopt.ir.query import UNKNOWN_DIMENSIONS
 
 # The operators whose kernels the report follows.
 COMPUTE_OPERATORS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
@@ -85,7 +85,7 @@ def build(
     apply_options(trt, config, request.options, product_name(trt))
     _set_gpu(trt, config, request, gpu)
     profile = _add_profile(builder, config, network, request)
-    require_dla(request.options, request.sm, request.target, profile)
+    require_dla_shapes(request.options, profile)
     timing_cache = request.options.timing_cache
     if timing_cache is not None:
         use_timing_cache(config, Path(timing_cache), product_name(trt))

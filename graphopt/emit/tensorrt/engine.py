@@ -70,7 +70,7 @@ def build_engine(
         raise GraphoptError(f"a time limit of {timeout_s:g} s is none", fix="give positive seconds")
     chosen = choose_backend(target, backend)
     require_options(options, chosen.options, chosen.name)
-    require_dla(options, target.sm, target.name, {})
+    require_dla(options, target)
     if samples is not None and not chosen.makes_folder:
         raise GraphoptError(
             f"backend '{chosen.name}' takes no samples", fix="they are for backend 'bundle'"

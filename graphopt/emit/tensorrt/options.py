@@ -13,11 +13,10 @@ from typing import Any
 
 from graphopt.emit.tensorrt.shapes import ShapeRange
 from graphopt.errors import GraphoptError
+from graphopt.targets import Target, get_target, target_names
 
-# R: the deep learning accelerators of Xavier and Orin; Thor has none.
-DLA_CAPABILITIES = frozenset({"7.2", "8.7"})
+# R: of a deep learning accelerator.
 DLA_MAX_BATCH = 4096
-DLA_CORES = 2
 
 _BUILDER_FLAGS: Mapping[str, str] = MappingProxyType(
     {
@@ -59,8 +58,8 @@ class BuilderOptions:
             raise GraphoptError(
                 "a GPU fallback needs an accelerator to fall back from", fix="give --dla-core"
             )
-        if self.dla_core is not None and not 0 <= self.dla_core < DLA_CORES:
-            raise GraphoptError(f"there is no DLA core {self.dla_core}", fix="choose 0 or 1")
+        if self.dla_core is not None and self.dla_core < 0:
+            raise GraphoptError(f"there is no DLA core {self.dla_core}", fix="count them from 0")
         if self.workspace_bytes is not None and self.workspace_bytes <= 0:
             raise GraphoptError("a workspace of no bytes is none", fix="give a positive size")
 
@@ -88,21 +87,25 @@ def require_options(options: BuilderOptions, known: Collection[str], backend: st
         )
 
 
-def require_dla(
-    options: BuilderOptions, sm: str | None, target: str, profile: Mapping[str, ShapeRange]
-) -> None:
-    """Raises GraphoptError if an accelerator is asked for that `target` lacks, or cannot be used.
+def require_dla(options: BuilderOptions, target: Target) -> None:
+    """Raises GraphoptError if an accelerator is asked for that `target` lacks."""
+    if options.dla_core is None or target.sm is None or options.dla_core < target.dla_cores:
+        return
+    if target.dla_cores == 0:
+        have = [name for name in target_names() if get_target(name).dla_cores]
+        raise GraphoptError(
+            f"{target.name} has no DLA", fix=f"leave out --dla-core; these have: {', '.join(have)}"
+        )
+    raise GraphoptError(
+        f"there is no DLA core {options.dla_core} in {target.name}",
+        fix=f"choose one below {target.dla_cores}",
+    )
 
-    Args:
-        sm: the target's compute capability; None where it is not known.
-        profile: the shapes of dynamic inputs; the accelerator takes one shape only.
-    """
+
+def require_dla_shapes(options: BuilderOptions, profile: Mapping[str, ShapeRange]) -> None:
+    """Raises GraphoptError if an accelerator is asked for that cannot take what is in `profile`."""
     if options.dla_core is None:
         return
-    if sm is not None and sm not in DLA_CAPABILITIES:
-        raise GraphoptError(
-            f"{target} has no DLA; only Jetson Xavier and Orin have", fix="leave out --dla-core"
-        )
     for name, (least, best, greatest) in profile.items():
         if least != greatest:
             best_text = "x".join(map(str, best))

@@ -210,6 +210,44 @@ def test_low_types_need_tensorrt_10(tmp_path: Path) -> None:
     assert told["tensorrt"]["least"] == [10, 3]
 
 
+@pytest.mark.parametrize(
+    ("target", "least", "greatest"),
+    [
+        ("jetson-xavier", [8, 5], [8, 99]),
+        ("jetson-orin-nano", [8, 5], [11, 99]),
+        ("jetson-thor", [10, 13], [11, 99]),
+        ("tensorrt", [8, 5], [11, 99]),
+    ],
+)
+def test_the_target_narrows_the_versions(
+    tmp_path: Path, target: str, least: list[int], greatest: list[int]
+) -> None:
+    make(models.one_node("Relu", 1, 4, opset=17), tmp_path, target=get_target(target))
+    told = json.loads((tmp_path / "out" / "metadata.json").read_text())
+    assert told["tensorrt"] == {"least": least, "greatest": greatest}
+
+
+def test_a_model_that_no_tensorrt_of_the_target_reads(tmp_path: Path) -> None:
+    with pytest.raises(GraphoptError) as raised:
+        make(models.one_node("Relu", 1, 4, opset=19), tmp_path, target=get_target("jetson-xavier"))
+    assert str(raised.value) == (
+        "the model needs TensorRT 10.3 or newer since its opset is 19, and jetson-xavier has at "
+        "most 8.5; convert it with the pass set-opset{version=17}, or choose another target"
+    )
+
+
+def test_what_the_target_cannot_compute_is_refused(tmp_path: Path) -> None:
+    g = models.Graph()
+    scale = g.constant(np.array(0.1, np.float32))
+    zero = onnx.helper.make_tensor("zero", onnx.TensorProto.FLOAT8E4M3FN, [], [0.0])
+    g.initializers.append(zero)
+    x = g.op("QuantizeLinear", g.input("x", [4]), scale, "zero")
+    model = g.model(g.op("DequantizeLinear", x, scale, "zero"), [4])
+    with pytest.raises(GraphoptError, match=r"the model holds fp8:.*fp8 needs SM 8\.9"):
+        make(model, tmp_path)
+    make(model, tmp_path, target=get_target("jetson-thor"))
+
+
 def test_verify_runs_on_jetpack_5s_python() -> None:
     text = (Path(bundle_package.__file__).parent / "verify.py").read_text()
     tree = ast.parse(text, feature_version=(3, 8))

@@ -114,6 +114,17 @@ def test_a_dynamic_first_axis_has_a_default() -> None:
     }
 
 
+def test_without_a_default_every_open_input_is_told() -> None:
+    inputs = [spec("a", "n", 3), spec("b", "n"), spec("c", 4, "t"), spec("d", 4)]
+    with pytest.raises(GraphoptError) as raised:
+        profile_of(inputs, {}, batch=None)
+    option = "a:1x3,8x3,32x3;b:1,8,32;c:4xt,4xt,4xt"
+    assert f'--shapes "{option}"' in str(raised.value)
+    a, c = ((1, 3), (2, 3), (4, 3)), ((4, 5),) * 3
+    profile = profile_of(inputs, {"a": a, "c": c}, batch=None)
+    assert profile == {"a": a, "b": ((1,), (2,), (4,)), "c": c}
+
+
 def test_a_shared_name_is_a_shared_size() -> None:
     inputs = [spec("mask", "n", "t"), spec("ids", "n", "t")]
     ids = ((1, 16), (4, 64), (8, 128))

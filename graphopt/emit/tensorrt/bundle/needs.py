@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from graphopt.errors import GraphoptError
 from graphopt.ir import default_opset, nodes_of
+from graphopt.targets import Target
 
 _QUANTIZED = {
     ir.DataType.INT8: "int8",
@@ -25,6 +27,7 @@ _FLOATS = {
 # R: TensorRT 8.5 and 8.6 read opset 17 at most, and know neither bf16 nor the types below int8.
 _TENSORRT_8_OPSET = 17
 _TENSORRT_8_TYPES = frozenset({"fp32", "fp16", "int8"})
+_NEWEST, _ANY = 11, 99
 
 
 @dataclass(frozen=True)
@@ -49,16 +52,54 @@ def precisions_of(model: ir.Model) -> tuple[str, ...]:
     return tuple(sorted({name for dtype in _types(model) if (name := _name(dtype)) is not None}))
 
 
-def tensorrt_range(model: ir.Model) -> TensorRTRange:
-    """The versions of TensorRT whose parser reads `model`."""
-    newest = (11, 99)
-    opset = default_opset(model)
+def require_precisions(precisions: Iterable[str], target: Target) -> None:
+    """Raises GraphoptError if `target` cannot compute what the model holds.
+
+    Integers of 8 bits are not among it: what has no kernels for them computes in floats.
+    """
+    for name in precisions:
+        reason = target.why_not(name) if name not in _TENSORRT_8_TYPES else None
+        if reason is not None:
+            raise GraphoptError(
+                f"the model holds {name}: {reason}", fix="choose another precision or target"
+            )
+
+
+def tensorrt_range(model: ir.Model, target: Target) -> TensorRTRange:
+    """The versions of TensorRT that run on `target` and whose parser reads `model`.
+
+    Raises:
+        GraphoptError: if there are none.
+    """
+    needed, reason = _least(model)
+    if target.tensorrt is None:
+        return TensorRTRange(needed, (_NEWEST, _ANY), reason)
+    least, greatest = map(_version, target.tensorrt)
+    if needed > greatest:
+        convert = f"convert it with the pass set-opset{{version={_TENSORRT_8_OPSET}}}, or "
+        raise GraphoptError(
+            f"the model needs TensorRT {'.'.join(map(str, needed))} or newer since {reason}, and "
+            f"{target.name} has at most {target.tensorrt[1]}",
+            fix=f"{convert if 'opset' in reason else ''}choose another target",
+        )
+    # A newer minor version than is known reads what an older one did.
+    return TensorRTRange(max(needed, least), (greatest[0], _ANY), reason if needed > least else "")
+
+
+def _least(model: ir.Model) -> tuple[tuple[int, int], str]:
+    """The oldest TensorRT whose parser reads `model`, and why not an older one."""
     newer = sorted(set(precisions_of(model)) - _TENSORRT_8_TYPES)
     if newer:
-        return TensorRTRange((10, 3), newest, f"it holds {', '.join(newer)}")
+        return (10, 3), f"it holds {', '.join(newer)}"
+    opset = default_opset(model)
     if opset is not None and opset > _TENSORRT_8_OPSET:
-        return TensorRTRange((10, 3), newest, f"its opset is {opset}")
-    return TensorRTRange((8, 5), newest)
+        return (10, 3), f"its opset is {opset}"
+    return (8, 5), ""
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, minor = text.split(".")
+    return int(major), int(minor)
 
 
 def _name(dtype: ir.DataType | None) -> str | None:

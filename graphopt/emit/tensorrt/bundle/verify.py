@@ -89,7 +89,8 @@ class Cuda:
         return int(pointer.value or 0)
 
     def free(self, address: int) -> None:
-        self.call("cudaFree", ctypes.c_void_p(address))
+        # After an error that was told already, this one fails too.
+        self.library.cudaFree(ctypes.c_void_p(address))
 
     def to_device(self, address: int, array: np.ndarray[Any, Any]) -> None:
         self._copy(address, array.ctypes.data, array.nbytes, _TO_DEVICE)

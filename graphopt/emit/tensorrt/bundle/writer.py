@@ -15,18 +15,23 @@ from typing import Any
 
 import onnx_ir as ir
 
-from graphopt.emit.tensorrt.bundle.needs import TensorRTRange, precisions_of, tensorrt_range
+from graphopt.emit.tensorrt.bundle.needs import (
+    TensorRTRange,
+    precisions_of,
+    require_precisions,
+    tensorrt_range,
+)
 from graphopt.emit.tensorrt.bundle.reference import Reference, write_reference
 from graphopt.emit.tensorrt.folder import FORMAT, METADATA_FILE
-from graphopt.emit.tensorrt.options import BuilderOptions, require_dla
+from graphopt.emit.tensorrt.options import BuilderOptions, require_dla_shapes
 from graphopt.emit.tensorrt.request import BuildRequest, BuildResult
-from graphopt.emit.tensorrt.shapes import InputSpec, Shape, ShapeRange, profile_of
+from graphopt.emit.tensorrt.shapes import Shape, ShapeRange, input_specs, profile_of
 from graphopt.errors import GraphoptError
 from graphopt.ir import default_opset, load, main_inputs, save
 from graphopt.ir.external import initializer_tensors, is_external
-from graphopt.ir.query import UNKNOWN_DIMENSIONS
 from graphopt.pipeline.record import read_record, versions
 from graphopt.progress import Progress
+from graphopt.targets import get_target
 
 MODEL_FILE, PROFILES_FILE = "model.onnx", "profiles.json"
 NOTE = "the engine is built on the device: copy the folder there and run ./build.sh"
@@ -54,11 +59,13 @@ def write_bundle(request: BuildRequest, progress: Progress) -> BuildResult:
     opset = default_opset(model)
     if opset is not None:
         request.require_opset(opset)
-    profile = profile_of(_input_specs(model), request.shapes)
-    require_dla(request.options, request.sm, request.target, profile)
-    _write_model(model, Path(request.model), bundle)
-    versions_needed = tensorrt_range(model)
+    profile = profile_of(input_specs(model), request.shapes)
+    require_dla_shapes(request.options, profile)
+    target = get_target(request.target)
     precisions = precisions_of(model)
+    require_precisions(precisions, target)
+    versions_needed = tensorrt_range(model, target)
+    _write_model(model, Path(request.model), bundle)
     _write_build_script(bundle, profile, request.options, precisions, versions_needed)
     shutil.copyfile(_resource("verify.py"), bundle / "verify.py")
     (bundle / "verify.py").chmod(_SCRIPT_MODE)
@@ -67,6 +74,8 @@ def write_bundle(request: BuildRequest, progress: Progress) -> BuildResult:
     metadata = _metadata(model, request, versions_needed, precisions, reference, bundle)
     _write_json(bundle / METADATA_FILE, metadata)
     warnings = list(reference.notes)
+    if "int8" in precisions and "int8" not in target.precisions:
+        warnings.append(f"int8 may be slower than fp16 on {target.name}{target.because('int8')}")
     if reference.is_random:
         warnings.append("the reference inputs are noise; give real ones with --data")
     return BuildResult(
@@ -77,28 +86,6 @@ def write_bundle(request: BuildRequest, progress: Progress) -> BuildResult:
         warnings=tuple(warnings),
         note=NOTE,
     )
-
-
-def _input_specs(model: ir.Model) -> list[InputSpec]:
-    """The inputs as a builder would name and see them."""
-    specs = []
-    for value in main_inputs(model):
-        if value.shape is None:
-            raise GraphoptError("has no rank", where=f"input '{value.name}'")
-        dims = list(value.shape)
-        fixed = [isinstance(dim, int) and dim >= 0 for dim in dims]
-        names = [None if isinstance(dim, int) else dim.value for dim in dims]
-        specs.append(
-            InputSpec(
-                name=value.name or "",
-                dims=tuple(
-                    dim if isinstance(dim, int) and known else -1
-                    for dim, known in zip(dims, fixed, strict=True)
-                ),
-                symbols=tuple(None if name in UNKNOWN_DIMENSIONS else name for name in names),
-            )
-        )
-    return specs
 
 
 def _write_model(model: ir.Model, source: Path, bundle: Path) -> None:
