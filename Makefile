@@ -9,7 +9,7 @@ demo: $(READY)
 	$(BIN)/graphopt optimize fixtures/resnet.onnx -o out.onnx \
 	    --passes "simplify,fuse,prune-channels{ratio=0.3},quantize{format=int8}" \
 	    --calib fixtures/calib.npz --eval fixtures/eval.npz --target sm86 --json out.json
-	$(BIN)/graphopt build out.onnx -o out.engine --target sm86
+	$(BIN)/graphopt build out.onnx -o out.engine --target sm86 --shapes image:1x1x28x28,8x1x28x28,32x1x28x28
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto

@@ -11,7 +11,7 @@ import pytest
 CORE = Path(__file__).parents[1] / "graphopt"
 
 FLOORS = [
-    {"errors", "garbage", "progress"},
+    {"dimensions", "errors", "garbage", "progress"},
     {"options"},
     {"ir"},
     {"targets"},

@@ -8,12 +8,14 @@ import sys
 import click
 
 from graphopt.cli.build import build
+from graphopt.cli.check import check
 from graphopt.cli.compare import compare
 from graphopt.cli.groups import groups
 from graphopt.cli.inspect import inspect
 from graphopt.cli.optimize import optimize
 from graphopt.cli.passes import passes
 from graphopt.cli.sensitivity import sensitivity
+from graphopt.cli.targets import targets
 from graphopt.errors import GraphoptError
 
 
@@ -24,11 +26,11 @@ def graphopt() -> None:
 
     \b
     Exit status: 0 done; 1 the result breaches a tolerance or --max-drop, or a pass misses
-    what it was told to reach; 2 bad usage or bad input.
+    what it was told to reach, or check finds no way to an engine; 2 bad usage or bad input.
     """
 
 
-for command in (optimize, build, compare, inspect, sensitivity, groups, passes):
+for command in (optimize, build, check, compare, inspect, sensitivity, groups, passes, targets):
     graphopt.add_command(command)
 
 

@@ -10,15 +10,23 @@ import click
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", "output", metavar="ENGINE", required=True, type=click.Path(path_type=Path)
+    "-o", "--output", "output", metavar="OUT", required=True, type=click.Path(path_type=Path)
 )
 @click.option("--target", required=True, help="The GPU that it is for, as sm86.")
 @click.option(
     "--shapes",
     metavar="TEXT",
-    help="Input shapes, minimum:optimum:maximum: image=1x3x224x224:8x3x224x224:32x3x224x224,...",
+    help="Input shapes, least, best and greatest: "
+    "'image:1x3x224x224,8x3x224x224,32x3x224x224'; more inputs behind a semicolon.",
 )
-@click.option("--backend", help="What builds it (default: the first that can).")
+@click.option(
+    "--backend",
+    help="rtx-aot, tensorrt, or bundle: a folder that builds on the device itself "
+    "(default: the first that can build here).",
+)
+@click.option(
+    "--data", metavar="SRC", help="Real samples, for the reference of a bundle; as --calib's."
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -34,6 +42,18 @@ import click
     help="GPU memory that a kernel may use for itself.",
 )
 @click.option(
+    "--timing-cache",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Measured kernels: read if FILE is there, written after the build.",
+)
+@click.option("--sparsity", is_flag=True, help="Allow kernels for 2:4 sparse weights.")
+@click.option("--dla-core", type=int, metavar="N", help="Build for this DLA core of a Jetson.")
+@click.option("--gpu-fallback", is_flag=True, help="Let the GPU take what the DLA cannot.")
+@click.option("--refit", is_flag=True, help="Let weights be exchanged later.")
+@click.option("--strip-weights", is_flag=True, help="Leave out the weights, for a later refit.")
+@click.option("--version-compatible", is_flag=True, help="Let later TensorRT versions run it.")
+@click.option(
     "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write a report."
 )
 def build(
@@ -42,33 +62,65 @@ def build(
     target: str,
     shapes: str | None,
     backend: str | None,
+    data: str | None,
     timeout: float,
     workspace: int | None,
+    timing_cache: Path | None,
+    sparsity: bool,
+    dla_core: int | None,
+    gpu_fallback: bool,
+    refit: bool,
+    strip_weights: bool,
+    version_compatible: bool,
     json_path: Path | None,
 ) -> None:
     """Build a TensorRT engine from the model IN; no GPU is needed for TensorRT-RTX.
 
     \b
     graphopt build int8.onnx -o int8.engine --target sm86
+    graphopt build int8.onnx -o folder --target jetson-orin --backend bundle --data calib.npz
     """
     from graphopt.cli.paths import check_outputs
-    from graphopt.emit.tensorrt import build_engine, parse_shapes
+    from graphopt.cli.progress import Bars
+    from graphopt.emit.tensorrt import BuilderOptions, build_engine, parse_shapes
+    from graphopt.emit.tensorrt.shapes import input_specs, profile_of
     from graphopt.ir import load
+    from graphopt.report.engine import print_engine
     from graphopt.report.json import write_json
-    from graphopt.report.text import print_engine
     from graphopt.targets import get_target
 
-    check_outputs({"-o": output, "--json": json_path}, {"IN": source})
+    outputs: dict[str, Path | None] = {"--json": json_path, "--timing-cache": timing_cache}
+    if backend != "bundle":  # a folder, which is checked where it is written
+        outputs["-o"] = output
+    check_outputs(outputs, {"IN": source, "--data": data})
+    chosen = get_target(target)
     model = load(source)
+    given = parse_shapes(shapes, model) if shapes else {}
+    # What an engine is good for is the user's to say: here no batch is assumed.
+    profile_of(input_specs(model), given, batch=None)
     report = build_engine(
         source,
         output,
-        target=get_target(target),
-        shapes=parse_shapes(shapes, model) if shapes else None,
+        target=chosen,
+        shapes=given,
         timeout_s=timeout,
-        workspace_bytes=None if workspace is None else workspace << 20,
+        options=BuilderOptions(
+            workspace_bytes=None if workspace is None else workspace << 20,
+            timing_cache=None if timing_cache is None else str(timing_cache),
+            sparsity=sparsity,
+            dla_core=dla_core,
+            gpu_fallback=gpu_fallback,
+            refit=refit,
+            strip_weights=strip_weights,
+            version_compatible=version_compatible,
+        ),
+        samples=data,
         backend=backend,
+        progress=Bars(),
     )
     if json_path is not None:
         write_json(report, json_path)
     print_engine(report)
+    if report.backend == "bundle":
+        for warning in report.warnings:
+            click.echo(f"warning: {warning}", err=True)

@@ -8,8 +8,6 @@ import numpy as np
 import onnx_ir as ir
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
-UNKNOWN_DIMENSIONS = frozenset({"", "?", "-1", "None", "none", "unk", "unknown", "dynamic"})
-"""What exporters call a dimension that they do not know: two of one such name may differ."""
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 

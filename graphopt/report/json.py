@@ -15,7 +15,7 @@ from graphopt.ir import writing
 
 
 def to_json(report: Any) -> dict[str, Any]:
-    """A report (any dataclass of them) as what JSON can hold.
+    """A report (any dataclass of them, or a mapping) as what JSON can hold.
 
     JSON has no infinity: an infinite or undefined number becomes the string "inf", "-inf", "nan".
     """
@@ -44,7 +44,9 @@ def _plain(value: Any) -> Any:
         return {name: _plain(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, (set, frozenset)):
+        return [_plain(item) for item in sorted(value)]
+    if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, (np.generic, np.ndarray)):
         return _plain(value.tolist())

@@ -38,10 +38,34 @@ _TENSORRT_DATA = frozenset({"int8", "fp8"})
 _ORT_WEIGHTS = _INTEGERS
 _ORT_DATA = _INTEGERS - {"int4", "uint4"}
 
+# R: Volta computes int8 products, but no bf16.
+_VOLTA = frozenset({"fp32", "fp16", "int8"})
+# M: TensorRT-RTX refuses an fp32 Gemm on Turing, and makes an int8 Conv float without a word.
 _TURING = frozenset({"fp16"})
 _AMPERE = frozenset({"fp32", "fp16", "bf16", "int8", "int4"})
 _ADA = _AMPERE | {"fp8"}
 _BLACKWELL = _ADA | {"fp4"}
+
+# What has a precision, for those who ask why another GPU has not.
+_SINCE: Mapping[str, str] = MappingProxyType(
+    {
+        "fp32": "TensorRT multiplies fp32 matrices from SM 8.0 (Ampere) on",
+        "int8": "TensorRT makes int8 kernels of Q/DQ from SM 8.0 (Ampere) on",
+        "bf16": "bf16 needs SM 8.0 (Ampere) or newer",
+        "int4": "int4 weights need SM 8.0 (Ampere) or newer",
+        "fp8": "fp8 needs SM 8.9 (Ada) or newer",
+        "fp4": "fp4 needs Blackwell: SM 10.0 or newer",
+    }
+)
+
+# R: JetPack 5 has TensorRT 8.5, 6.0 has 8.6, 6.1 and 6.2 have 10.3, 7.0 has 10.13 and 7.2.2 has
+# 11.4. Xavier ends with JetPack 5, Thor begins with 7.
+_JETPACK_5 = ("8.5", "8.5")
+_JETPACK_5_TO_7 = ("8.5", "11.4")
+_JETPACK_7 = ("10.13", "11.4")
+# What `emit/tensorrt` drives. R: Blackwell came with 10.8.
+_SINCE_10_3 = ("10.3", "11.4")
+_SINCE_10_8 = ("10.8", "11.4")
 
 
 @dataclass(frozen=True)
@@ -63,6 +87,9 @@ class Target:
         backends: the engine builders for it, the preferred one first; none where no engine exists.
         stand_in: a target to check a model with where this one cannot be built for.
         sparsity: the structured sparsity that its kernels use, or None.
+        dla_cores: how many deep learning accelerators it has at most; 0 if none.
+        tensorrt: the least and the greatest TensorRT that it runs, as far as graphopt knows; None
+            where there is no one answer.
         unwanted_operators: operators of the default ONNX domain that a fusion should not make for
             it, since it does not have them or runs the nodes they stand for better.
     """
@@ -79,7 +106,25 @@ class Target:
     backends: tuple[str, ...] = ()
     stand_in: str | None = None
     sparsity: str | None = None
+    dla_cores: int = 0
+    tensorrt: tuple[str, str] | None = None
     unwanted_operators: frozenset[str] = frozenset()
+
+    def why_not(self, precision: str) -> str | None:
+        """Why it does not compute in `precision`, such as "fp8", in one line; None if it does."""
+        if precision in self.precisions:
+            return None
+        return f"the target '{self.name}' does not compute in {precision}{self.because(precision)}"
+
+    def because(self, precision: str) -> str:
+        """What of its hardware lacks `precision`, as the end of a sentence; "" if not known."""
+        if precision in self.precisions or self.sm is None or precision not in _SINCE:
+            return ""
+        return f": {_SINCE[precision]}, and it is SM {self.sm}"
+
+    def precisions_text(self) -> str:
+        """Its precisions in one line, the widest first."""
+        return ", ".join(name for name in _TENSOR_CORES if name in self.precisions)
 
 
 def get_target(name: str) -> Target:
@@ -107,6 +152,8 @@ def _gpu(
     backends: tuple[str, ...] = ("rtx-aot", "tensorrt"),
     stand_in: str | None = None,
     sparsity: str | None = "2:4",
+    dla_cores: int = 0,
+    tensorrt: tuple[str, str] = _SINCE_10_3,
 ) -> Target:
     return Target(
         name,
@@ -121,7 +168,23 @@ def _gpu(
         backends=backends,
         stand_in=stand_in,
         sparsity=sparsity,
+        dla_cores=dla_cores,
+        tensorrt=tensorrt,
         unwanted_operators=_TENSORRT_UNWANTED,
+    )
+
+
+def _orin(name: str, description: str, *, dla_cores: int) -> Target:
+    """An engine for a Jetson is built on the device itself; SM86 is its nearest relative."""
+    return _gpu(
+        name,
+        "8.7",
+        description,
+        _AMPERE,
+        backends=("tensorrt",),
+        stand_in="sm86",
+        dla_cores=dla_cores,
+        tensorrt=_JETPACK_5_TO_7,
     )
 
 
@@ -142,23 +205,44 @@ _TARGETS: Mapping[str, Target] = MappingProxyType(
                 backends=("tensorrt",),
                 unwanted_operators=_TENSORRT_UNWANTED,
             ),
-            # M: fp32 Gemm is refused here, and int8 Conv silently becomes float.
             _gpu("sm75", "7.5", "Turing: T4, RTX 20", _TURING, sparsity=None),
             _gpu("sm80", "8.0", "Ampere: A100, A30", _AMPERE),
             _gpu("sm86", "8.6", "Ampere: A10, A40, RTX 30", _AMPERE),
             _gpu("sm89", "8.9", "Ada: L4, L40, RTX 40", _ADA),
-            _gpu("sm120", "12.0", "Blackwell: RTX 50, RTX PRO", _BLACKWELL),
-            _gpu("sm121", "12.1", "Blackwell: DGX Spark", _BLACKWELL),
-            # An engine for a Jetson is built on the device itself; SM86 is its nearest relative.
+            # TensorRT-RTX does not build for the next two: only their own machines can.
+            _gpu("sm90", "9.0", "Hopper: H100, H200", _ADA, backends=("tensorrt",)),
             _gpu(
-                "jetson-orin",
-                "8.7",
-                "Jetson Orin",
-                _AMPERE,
+                "sm100",
+                "10.0",
+                "Blackwell: B200",
+                _BLACKWELL,
                 backends=("tensorrt",),
-                stand_in="sm86",
+                tensorrt=_SINCE_10_8,
             ),
-            _gpu("jetson-thor", "11.0", "Jetson Thor", _BLACKWELL, backends=("tensorrt",)),
+            _gpu("sm120", "12.0", "Blackwell: RTX 50, RTX PRO", _BLACKWELL, tensorrt=_SINCE_10_8),
+            _gpu("sm121", "12.1", "Blackwell: DGX Spark", _BLACKWELL, tensorrt=_SINCE_10_8),
+            _gpu(
+                "jetson-xavier",
+                "7.2",
+                "Jetson Xavier",
+                _VOLTA,
+                backends=("tensorrt",),
+                sparsity=None,
+                dla_cores=2,
+                tensorrt=_JETPACK_5,
+            ),
+            _orin("jetson-orin", "Jetson Orin, any module", dla_cores=2),
+            _orin("jetson-orin-nano", "Jetson Orin Nano", dla_cores=0),
+            _orin("jetson-orin-nx", "Jetson Orin NX", dla_cores=2),
+            _orin("jetson-agx-orin", "Jetson AGX Orin", dla_cores=2),
+            _gpu(
+                "jetson-thor",
+                "11.0",
+                "Jetson Thor",
+                _BLACKWELL,
+                backends=("tensorrt",),
+                tensorrt=_JETPACK_7,
+            ),
             Target(
                 "onnxruntime-cpu",
                 "ONNX Runtime on a CPU",

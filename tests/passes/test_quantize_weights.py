@@ -319,9 +319,9 @@ def test_a_weight_in_a_constant_node_and_one_that_is_an_output() -> None:
 @pytest.mark.parametrize(
     ("target", "options", "message"),
     [
-        ("sm86", {"format": "fp8"}, "the target 'sm86' does not read fp8 weights"),
+        ("sm86", {"format": "fp8"}, "'sm86' does not read fp8 weights: fp8 needs SM 8.9"),
         ("sm89", {"symmetric": False}, "does not read uint4 weights; it reads fp8, int4, int8"),
-        ("sm75", {}, "the target 'sm75' does not read int4 weights"),
+        ("sm75", {}, "'sm75' does not read int4 weights: int4 weights need SM 8.0"),
         ("generic", {"exclude": ("MatMull",)}, "did you mean 'MatMul'"),
     ],
 )

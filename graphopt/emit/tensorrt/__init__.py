@@ -2,11 +2,13 @@
 
 from graphopt.emit.tensorrt.engine import build_engine
 from graphopt.emit.tensorrt.kernel_table import ComputeNode, Kernel, KernelTensor
+from graphopt.emit.tensorrt.options import BuilderOptions
 from graphopt.emit.tensorrt.report import EngineReport
 from graphopt.emit.tensorrt.shapes import DEFAULT_BATCH, ShapeRange, parse_shapes
 
 __all__ = [
     "DEFAULT_BATCH",
+    "BuilderOptions",
     "ComputeNode",
     "EngineReport",
     "Kernel",

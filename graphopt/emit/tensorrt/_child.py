@@ -18,11 +18,14 @@ import json
 import signal
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from graphopt.emit.tensorrt.builder import Log, build
 from graphopt.emit.tensorrt.gpu import compute_capability
+from graphopt.emit.tensorrt.monitor import write_progress
+from graphopt.emit.tensorrt.parsing import find_complaints
 from graphopt.emit.tensorrt.request import (
     ERROR_FILE,
     LOG_FILE,
@@ -43,7 +46,12 @@ def main(module: str, folder: Path) -> None:
     log_file = folder / LOG_FILE
     with log_file.open("w", encoding="utf-8", errors="backslashreplace", buffering=1) as file:
         try:
-            result = build(_load(module), request, Log(_sink(file)), gpu=compute_capability)
+            work = (
+                find_complaints
+                if request.parse_only
+                else partial(build, gpu=compute_capability, tell=partial(write_progress, folder))
+            )
+            result = work(_load(module), request, Log(_sink(file)))
         except GraphoptError as error:
             told = {"what": error.what, "where": error.where, "fix": error.fix}
             (folder / ERROR_FILE).write_text(json.dumps(told), encoding="utf-8")

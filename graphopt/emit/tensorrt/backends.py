@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from graphopt.emit.tensorrt.bundle import Bundle
+from graphopt.emit.tensorrt.options import ALL_OPTIONS
 from graphopt.emit.tensorrt.process import build_in_child
 from graphopt.emit.tensorrt.request import BuildRequest, BuildResult, EngineBackend
 from graphopt.errors import GraphoptError, did_you_mean
+from graphopt.progress import Progress
 from graphopt.targets import Target, get_target, target_names
 
 
@@ -20,6 +23,9 @@ class RtxAheadOfTime:
 
     name: str = "rtx-aot"
     module: str = "tensorrt_rtx"
+    # M: it takes the others, and either fails to build or builds the same engine.
+    options: frozenset[str] = frozenset({"workspace_bytes"})
+    makes_folder: bool = False
 
     def available(self) -> str | None:
         machine = platform.machine()
@@ -32,8 +38,8 @@ class RtxAheadOfTime:
             return "TensorRT-RTX is not installed; pip install 'graphopt[trt]'"
         return None
 
-    def build(self, request: BuildRequest) -> BuildResult:
-        return build_in_child(self.module, request)
+    def build(self, request: BuildRequest, progress: Progress) -> BuildResult:
+        return build_in_child(self.module, request, progress)
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class FullTensorRT:
 
     name: str = "tensorrt"
     module: str = "tensorrt"
+    options: frozenset[str] = ALL_OPTIONS
+    makes_folder: bool = False
 
     def available(self) -> str | None:
         if importlib.util.find_spec(self.module) is None:
@@ -51,12 +59,12 @@ class FullTensorRT:
             )
         return None
 
-    def build(self, request: BuildRequest) -> BuildResult:
-        return build_in_child(self.module, request)
+    def build(self, request: BuildRequest, progress: Progress) -> BuildResult:
+        return build_in_child(self.module, request, progress)
 
 
 BACKENDS: Mapping[str, EngineBackend] = MappingProxyType(
-    {backend.name: backend for backend in (RtxAheadOfTime(), FullTensorRT())}
+    {backend.name: backend for backend in (RtxAheadOfTime(), FullTensorRT(), Bundle())}
 )
 
 
@@ -85,7 +93,7 @@ def choose_backend(target: Target, name: str | None) -> EngineBackend:
 def _named(target: Target, name: str) -> EngineBackend:
     if name not in BACKENDS:
         raise GraphoptError(f"there is no backend '{name}'", fix=did_you_mean(name, [*BACKENDS]))
-    if name not in target.backends:
+    if name not in _backends_of(target):
         raise GraphoptError(
             f"backend '{name}' cannot build for target '{target.name}'",
             fix=_stand_in(target) or f"it builds for {', '.join(_targets_of(name))}",
@@ -98,13 +106,19 @@ def _named(target: Target, name: str) -> EngineBackend:
 
 def _targets_of(backend: str | None = None) -> list[str]:
     targets = map(get_target, target_names())
-    return [t.name for t in targets if t.backends and backend in (None, *t.backends)]
+    return [t.name for t in targets if t.backends and backend in (None, *_backends_of(t))]
+
+
+def _backends_of(target: Target) -> tuple[str, ...]:
+    """Whatever TensorRT serves can be served by a bundle, which is only made when asked for."""
+    return (*target.backends, Bundle.name) if target.family == "tensorrt" else target.backends
 
 
 def _stand_in(target: Target) -> str | None:
     if target.stand_in is None:
         return None
     return (
-        f"engines for {target.name} are built on the device; to see what the model compiles to, "
+        f"engines for {target.name} are built on the device: make a folder for it with --backend "
+        "bundle; to see what the model compiles to, "
         f"build here for its stand-in, {target.stand_in}"
     )

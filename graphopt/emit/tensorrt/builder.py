@@ -12,12 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graphopt.dimensions import UNKNOWN_DIMENSIONS
 from graphopt.emit.tensorrt.kernel_table import HEADER
 from graphopt.emit.tensorrt.messages import Complaint, describe, describe_errors, fix_for
+from graphopt.emit.tensorrt.monitor import BuildProgress, make_monitor
+from graphopt.emit.tensorrt.options import (
+    apply_options,
+    require_dla_shapes,
+    timing_cache_content,
+    use_timing_cache,
+)
 from graphopt.emit.tensorrt.request import BuildRequest, BuildResult
 from graphopt.emit.tensorrt.shapes import InputSpec, profile_of
 from graphopt.errors import GraphoptError
-from graphopt.ir.query import UNKNOWN_DIMENSIONS
 
 # The operators whose kernels the report follows.
 COMPUTE_OPERATORS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
@@ -48,43 +55,57 @@ class Log:
 
 
 def build(
-    trt: Any, request: BuildRequest, log: Log, *, gpu: Callable[[], str | None]
+    trt: Any,
+    request: BuildRequest,
+    log: Log,
+    *,
+    gpu: Callable[[], str | None],
+    tell: Callable[[BuildProgress], None] = lambda progress: None,
 ) -> BuildResult:
     """Builds the engine and writes it to `request.engine`.
 
     Args:
         trt: the module `tensorrt_rtx` or `tensorrt`.
         gpu: finds the compute capability of this machine's GPU; None if there is none.
+        tell: is told how far the build is, where this version can say so.
 
     Raises:
         GraphoptError: if the model is at fault, or the builder refuses it.
     """
-    nodes = _check_model(request)
-    logger = _logger(trt, log)
+    nodes = require_valid(request)
+    logger = make_logger(trt, log)
     builder = trt.Builder(logger)
-    network = builder.create_network(_network_flags(trt))
+    network = builder.create_network(network_flags(trt))
     _parse(trt, network, logger, request, log)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if request.workspace_bytes is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_bytes)
+    monitor = make_monitor(trt, tell)
+    if monitor is not None:
+        config.progress_monitor = monitor
+    apply_options(trt, config, request.options, product_name(trt))
     _set_gpu(trt, config, request, gpu)
     profile = _add_profile(builder, config, network, request)
+    require_dla_shapes(request.options, profile)
+    timing_cache = request.options.timing_cache
+    if timing_cache is not None:
+        use_timing_cache(config, Path(timing_cache), product_name(trt))
     started = time.perf_counter()
     engine = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - started
     if engine is None:
         reason = describe_errors(log.errors)
         raise GraphoptError(
-            f"{_name(trt)} cannot build it for {request.target}: {reason}",
+            f"{product_name(trt)} cannot build it for {request.target}: {reason}",
             where=request.model,
             fix=fix_for(reason),
         )
     with memoryview(engine) as content:
         _write(Path(request.engine), content)
         size = content.nbytes
+    if timing_cache is not None:
+        _replace(Path(timing_cache), timing_cache_content(config))
     return BuildResult(
-        builder=_name(trt),
+        builder=product_name(trt),
         build_seconds=seconds,
         engine_bytes=size,
         profile=profile,
@@ -94,7 +115,7 @@ def build(
     )
 
 
-def _check_model(request: BuildRequest) -> tuple[tuple[str, str], ...]:
+def require_valid(request: BuildRequest) -> tuple[tuple[str, str], ...]:
     """Refuses what is not a valid model: the parser takes some garbage for an empty network.
 
     Returns:
@@ -115,26 +136,15 @@ def _check_model(request: BuildRequest) -> tuple[tuple[str, str], ...]:
         raise GraphoptError(
             "the graph has no nodes, so there is nothing to build", where=request.model
         )
-    _check_opset(model, request)
+    for entry in model.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            request.require_opset(entry.version)
     return tuple(
         # What the parsers call a node without a name.
         (node.name or f"node_of_{node.output[0]}", node.op_type)
         for node in _nodes(model.graph)
         if node.op_type in COMPUTE_OPERATORS and node.domain in ("", "ai.onnx")
     )
-
-
-def _check_opset(model: Any, request: BuildRequest) -> None:
-    if request.opsets is None:
-        return
-    least, greatest = request.opsets
-    for entry in model.opset_import:
-        if entry.domain in ("", "ai.onnx") and not least <= entry.version <= greatest:
-            raise GraphoptError(
-                f"uses opset {entry.version}; {request.target} takes {least} to {greatest}",
-                where=request.model,
-                fix="convert the model to one of those",
-            )
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
@@ -147,7 +157,7 @@ def _nodes(graph: Any) -> Iterator[Any]:
                 yield from _nodes(subgraph)
 
 
-def _logger(trt: Any, log: Log) -> Any:
+def make_logger(trt: Any, log: Log) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -158,12 +168,12 @@ def _logger(trt: Any, log: Log) -> Any:
     return Logger()
 
 
-def _network_flags(trt: Any) -> int:
+def network_flags(trt: Any) -> int:
     """Strongly typed, and an explicit batch where that is still a choice."""
     known = trt.NetworkDefinitionCreationFlag
     if not hasattr(known, "STRONGLY_TYPED"):
         raise GraphoptError(
-            f"{_name(trt)} cannot take the types from the model",
+            f"{product_name(trt)} cannot take the types from the model",
             fix="install TensorRT 10.3 or newer",
         )
     flags = 1 << int(known.STRONGLY_TYPED)
@@ -174,36 +184,37 @@ def _network_flags(trt: Any) -> int:
 
 def _parse(trt: Any, network: Any, logger: Any, request: BuildRequest, log: Log) -> None:
     parser = trt.OnnxParser(network, logger)
-    renamed = _without_empty_names(request.model)
-    if renamed is None:
-        parsed = parser.parse_from_file(request.model)
+    import onnx
+
+    model = onnx.load(request.model, load_external_data=False)
+    if without_empty_names(model):
+        parsed = parser.parse(model.SerializeToString(), request.model)
     else:
-        parsed = parser.parse(renamed, request.model)
+        parsed = parser.parse_from_file(request.model)
     if not parsed or parser.num_errors:
         errors = (parser.get_error(index) for index in range(parser.num_errors))
         text = describe([_complaint(error) for error in errors])
         if not parser.num_errors:
             text = describe_errors(log.errors)
         raise GraphoptError(
-            f"{_name(trt)} cannot read it: {text}", where=request.model, fix=fix_for(text)
+            f"{product_name(trt)} cannot read it: {text}", where=request.model, fix=fix_for(text)
         )
     if network.num_layers == 0:
-        raise GraphoptError(f"{_name(trt)} reads it as an empty network", where=request.model)
+        raise GraphoptError(
+            f"{product_name(trt)} reads it as an empty network", where=request.model
+        )
 
 
-def _without_empty_names(path: str) -> bytes | None:
-    """The model with no names on its inputs' dimensions that say nothing; None if it has none.
+def without_empty_names(model: Any) -> bool:
+    """Takes away names of inputs' dimensions that say nothing; returns whether there were any.
 
     The builder would have all dimensions of one name be equal, and Paddle calls each of them "?".
     """
-    import onnx
-
-    model = onnx.load(path, load_external_data=False)
     dims = [dim for value in model.graph.input for dim in value.type.tensor_type.shape.dim]
     empty = [dim for dim in dims if dim.dim_param in UNKNOWN_DIMENSIONS - {""}]
     for dim in empty:
         dim.ClearField("dim_param")
-    return model.SerializeToString() if empty else None
+    return bool(empty)
 
 
 def _complaint(error: Any) -> Complaint:
@@ -223,7 +234,7 @@ def _set_gpu(trt: Any, config: Any, request: BuildRequest, gpu: Callable[[], str
         if request.sm is not None and present is not None and present != request.sm:
             raise GraphoptError(
                 f"this machine's GPU has compute capability {present}, {request.target} has "
-                f"{request.sm}, and {_name(trt)} builds for the GPU that it runs on",
+                f"{request.sm}, and {product_name(trt)} builds for the GPU that it runs on",
                 fix=f"build on {request.target} itself",
             )
         return
@@ -231,12 +242,13 @@ def _set_gpu(trt: Any, config: Any, request: BuildRequest, gpu: Callable[[], str
     known = trt.ComputeCapability.__members__
     if capability not in known:
         raise GraphoptError(
-            f"{_name(trt)} cannot build for compute capability {request.sm} ({request.target})",
+            f"{product_name(trt)} cannot build for compute capability {request.sm} "
+            f"({request.target})",
             fix=f"it builds for {', '.join(_capabilities(known))}",
         )
     config.num_compute_capabilities = 1
     if not config.set_compute_capability(known[capability], 0):
-        raise GraphoptError(f"{_name(trt)} does not accept {capability}")
+        raise GraphoptError(f"{product_name(trt)} does not accept {capability}")
 
 
 def _capabilities(known: Iterable[str]) -> list[str]:
@@ -286,6 +298,18 @@ def _write(path: Path, content: memoryview) -> None:
         ) from None
 
 
-def _name(trt: Any) -> str:
+def _replace(path: Path, content: bytes) -> None:
+    new = path.with_name(f"{path.name}.new")
+    try:
+        new.write_bytes(content)
+        new.replace(path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise GraphoptError(
+            f"the timing cache cannot be written ({error.strerror})", where=str(path)
+        ) from None
+
+
+def product_name(trt: Any) -> str:
     product = "TensorRT-RTX" if "rtx" in trt.__name__ else "TensorRT"
     return f"{product} {trt.__version__}"

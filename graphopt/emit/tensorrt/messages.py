@@ -49,7 +49,7 @@ class Complaint:
         node = f"node '{self.node}'" if self.node else "the model"
         operator = f" [{self.operator}]" if self.operator else ""
         code = f" ({self.code})" if self.code else ""
-        return f"{node}{operator}: {_one_line(self.text) or 'no reason given'}{code}"
+        return f"{node}{operator}: {one_line(self.text) or 'no reason given'}{code}"
 
 
 def describe(complaints: Sequence[Complaint]) -> str:
@@ -62,7 +62,7 @@ def describe(complaints: Sequence[Complaint]) -> str:
 
 def describe_errors(messages: Iterable[str]) -> str:
     """The errors that a builder logged, without what every machine without a GPU logs."""
-    lines = [_one_line(message) for message in messages]
+    lines = [one_line(message) for message in messages]
     lines = list(dict.fromkeys(line for line in lines if line))
     return " | ".join(lines[:_MAX_ERRORS]) or "no reason given"
 
@@ -72,7 +72,8 @@ def fix_for(text: str) -> str | None:
     return next((fix for pattern, fix in _FIXES if pattern.search(text)), None)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """`text` without line breaks, and without what every machine without a GPU is told."""
     return " ".join(
         " ".join(line for line in text.splitlines() if not _NO_GPU.search(line)).split()
     )

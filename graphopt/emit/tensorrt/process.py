@@ -8,8 +8,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from graphopt.emit.tensorrt.monitor import BuildProgress, read_progress
 from graphopt.emit.tensorrt.request import (
     ERROR_FILE,
     LOG_FILE,
@@ -19,15 +22,22 @@ from graphopt.emit.tensorrt.request import (
     BuildResult,
 )
 from graphopt.errors import GraphoptError
+from graphopt.progress import Progress, Quiet
 
 CHILD = "graphopt.emit.tensorrt._child"
 _OUTPUT_FILE = "output.txt"
 _TAIL_LINES = 3
 _TAIL_BYTES = 1 << 16
+_POLL_S = 0.2
 
 
-def build_in_child(module: str, request: BuildRequest) -> BuildResult:
+def build_in_child(
+    module: str, request: BuildRequest, progress: Progress | None = None
+) -> BuildResult:
     """Builds `request` with the package `module`, in a child process.
+
+    Args:
+        progress: shows how far the build is, where the builder can say so.
 
     Raises:
         GraphoptError: if the child reports one, crashes, or passes `request.timeout_s`; then the
@@ -36,7 +46,8 @@ def build_in_child(module: str, request: BuildRequest) -> BuildResult:
     with tempfile.TemporaryDirectory(prefix="graphopt-") as name:
         folder = Path(name)
         (folder / REQUEST_FILE).write_text(request.to_json(), encoding="utf-8")
-        status = _run([sys.executable, "-m", CHILD, module, str(folder)], folder, request)
+        command = [sys.executable, "-m", CHILD, module, str(folder)]
+        status = _run(command, folder, request, progress or Quiet())
         if (folder / ERROR_FILE).exists():
             told = json.loads((folder / ERROR_FILE).read_text(encoding="utf-8"))
             raise GraphoptError(told["what"], where=told["where"], fix=told["fix"])
@@ -49,7 +60,7 @@ def build_in_child(module: str, request: BuildRequest) -> BuildResult:
         return BuildResult.from_json((folder / RESULT_FILE).read_text(encoding="utf-8"))
 
 
-def _run(command: list[str], folder: Path, request: BuildRequest) -> int:
+def _run(command: list[str], folder: Path, request: BuildRequest, progress: Progress) -> int:
     """Runs `command` in `folder`; returns its exit status, negative for a signal."""
     environment = dict(os.environ)
     # The child finds what this process finds, and its own folder holds no module to mistake.
@@ -64,8 +75,13 @@ def _run(command: list[str], folder: Path, request: BuildRequest) -> int:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        deadline = time.monotonic() + request.timeout_s
         try:
-            return process.wait(request.timeout_s)
+            for first in _states(process, folder, deadline):
+                steps = _steps(first, _states(process, folder, deadline))
+                for _ in progress.track(steps, first.phase, first.total):
+                    pass
+            return process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             raise GraphoptError(
                 f"the build took longer than {request.timeout_s:g} s and was stopped",
@@ -76,6 +92,37 @@ def _run(command: list[str], folder: Path, request: BuildRequest) -> int:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def _states(
+    process: subprocess.Popen[bytes], folder: Path, deadline: float
+) -> Iterator[BuildProgress]:
+    """How far the build is, from the moment it says so, until the process ends.
+
+    Raises:
+        subprocess.TimeoutExpired: at the deadline.
+    """
+    while process.poll() is None:
+        now = read_progress(folder)
+        if now is not None:
+            yield now
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise subprocess.TimeoutExpired(process.args, left)
+        try:
+            process.wait(min(_POLL_S, left))
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _steps(first: BuildProgress, states: Iterator[BuildProgress]) -> Iterator[int]:
+    """Each step of the phase `first` once, until another phase begins."""
+    shown = 0
+    for state in states:
+        if state.phase != first.phase or state.total != first.total:
+            return
+        yield from range(shown, state.done)
+        shown = max(shown, state.done)
 
 
 def _ending(status: int) -> str:

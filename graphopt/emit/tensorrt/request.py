@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
+from graphopt.emit.tensorrt.messages import Complaint
+from graphopt.emit.tensorrt.options import BuilderOptions
 from graphopt.emit.tensorrt.shapes import ShapeRange
+from graphopt.errors import GraphoptError
+from graphopt.progress import Progress
 
 # The files through which the two processes speak.
 REQUEST_FILE, LOG_FILE, RESULT_FILE, ERROR_FILE = (
@@ -24,13 +28,15 @@ class BuildRequest:
 
     Attributes:
         model: the ONNX file, an absolute path.
-        engine: where to write the engine, an absolute path.
+        engine: where to write the engine, or the folder of a bundle; an absolute path.
         target: the target's name, for messages.
         sm: the compute capability to build for, such as "8.6"; None for that of this GPU.
         opsets: the least and the greatest opset that the parser reads, where known.
         shapes: the given shapes of dynamic inputs.
         timeout_s: how long the build may take, in seconds.
-        workspace_bytes: GPU memory that a kernel may use for itself; None for the default.
+        options: what else is asked of the builder.
+        samples: where a bundle's reference inputs come from; see `open_samples`.
+        parse_only: whether to say all that the parser refuses, and build nothing.
     """
 
     model: str
@@ -40,7 +46,19 @@ class BuildRequest:
     opsets: tuple[int, int] | None
     shapes: Mapping[str, ShapeRange]
     timeout_s: float
-    workspace_bytes: int | None = None
+    options: BuilderOptions = field(default_factory=BuilderOptions)
+    samples: str | None = None
+    parse_only: bool = False
+
+    def require_opset(self, version: int) -> None:
+        """Raises GraphoptError if the parser does not read `version` of ONNX's own opset."""
+        if self.opsets is not None and not self.opsets[0] <= version <= self.opsets[1]:
+            least, greatest = self.opsets
+            raise GraphoptError(
+                f"uses opset {version}; {self.target} takes {least} to {greatest}",
+                where=self.model,
+                fix="convert the model to one of those",
+            )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -49,6 +67,7 @@ class BuildRequest:
     def from_json(cls, text: str) -> BuildRequest:
         values = json.loads(text)
         values["shapes"] = _shapes(values["shapes"])
+        values["options"] = BuilderOptions(**values["options"])
         values["opsets"] = None if values["opsets"] is None else tuple(values["opsets"])
         return cls(**values)
 
@@ -65,6 +84,9 @@ class BuildResult:
         nodes: the model's nodes that have multiply-accumulates, as (name, operator).
         tables: the messages of the log that may be kernel tables.
         warnings: the builder's warnings, each once.
+        complaints: what the parser refuses, if only that was asked.
+        note: why there can be no kernel table, where that is certain; of `complaints`, what was not
+            parsed.
     """
 
     builder: str
@@ -74,6 +96,8 @@ class BuildResult:
     nodes: tuple[tuple[str, str], ...] = ()
     tables: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    complaints: tuple[Complaint, ...] = ()
+    note: str | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -84,24 +108,35 @@ class BuildResult:
         values["profile"] = _shapes(values["profile"])
         values["nodes"] = tuple((name, op_type) for name, op_type in values["nodes"])
         values["tables"] = tuple(values["tables"])
+        values["complaints"] = tuple(Complaint(**each) for each in values["complaints"])
         values["warnings"] = tuple(values["warnings"])
         return cls(**values)
 
 
 class EngineBackend(Protocol):
-    """Something that builds engines."""
+    """Something that builds engines, or what builds them elsewhere."""
 
     @property
     def name(self) -> str:
         """What the user writes."""
         ...
 
+    @property
+    def options(self) -> frozenset[str]:
+        """The names of the `BuilderOptions` that have an effect."""
+        ...
+
+    @property
+    def makes_folder(self) -> bool:
+        """Whether it writes a folder rather than a file."""
+        ...
+
     def available(self) -> str | None:
         """None if it can build here, otherwise why not and what to do, in one line."""
         ...
 
-    def build(self, request: BuildRequest) -> BuildResult:
-        """Builds and writes the engine.
+    def build(self, request: BuildRequest, progress: Progress) -> BuildResult:
+        """Builds and writes what is at `request.engine` afterwards.
 
         Raises:
             GraphoptError: if it cannot.

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from graphopt.dimensions import UNKNOWN_DIMENSIONS
 from graphopt.errors import GraphoptError, did_you_mean
 
 if TYPE_CHECKING:
@@ -19,8 +20,12 @@ ShapeRange: TypeAlias = "tuple[Shape, Shape, Shape]"
 # For a dynamic first axis about which nothing is said.
 DEFAULT_BATCH = (1, 8, 32)
 
-_EXAMPLE = "write it as image=1x3x224x224:8x3x224x224:32x3x224x224"
+_EXAMPLE = "write it as image:1x3x224x224,8x3x224x224,32x3x224x224"
 _ITEM = re.compile(r"\s*([^=]+?)\s*=\s*([0-9][0-9x:\s]*?)\s*(?:,|$)", re.ASCII)
+_SHAPE = r"[0-9]+(?:\s*x\s*[0-9]+)*"
+_COLON_ITEM = re.compile(
+    rf"\s*([^=]+?)\s*:\s*({_SHAPE}(?:\s*,\s*{_SHAPE})*)\s*(?:[,;]|$)", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,10 @@ class InputSpec:
 
 
 def parse_shapes(text: str, model: ir.Model | None = None) -> dict[str, ShapeRange]:
-    """Reads `name=shape` or `name=least:optimal:greatest`, joined by commas.
+    """Reads `name:least,optimal,greatest` or `name=least:optimal:greatest`, joined by commas.
 
-    A shape is integers joined by `x`. A single one is all three.
+    A shape is integers joined by `x`. A single one is all three. A semicolon may stand between
+    items of the first form.
 
     Args:
         model: where given, the names must be inputs of it.
@@ -51,12 +57,12 @@ def parse_shapes(text: str, model: ir.Model | None = None) -> dict[str, ShapeRan
     shapes: dict[str, ShapeRange] = {}
     at = 0
     while at < len(text):
-        item = _ITEM.match(text, at)
+        item = _ITEM.match(text, at) or _COLON_ITEM.match(text, at)
         if item is None:
             raise GraphoptError(f"cannot read '{text[at:].strip()}'", where="shapes", fix=_EXAMPLE)
         if item[1] in shapes:
             raise GraphoptError(f"input '{item[1]}' is given twice", where="shapes")
-        shapes[item[1]] = _shape_range(item[1], item[2])
+        shapes[item[1]] = _shape_range(item[1], item[2].replace(",", ":"))
         at = item.end()
     if not shapes:
         raise GraphoptError("nothing is given", where="shapes", fix=_EXAMPLE)
@@ -68,13 +74,46 @@ def parse_shapes(text: str, model: ir.Model | None = None) -> dict[str, ShapeRan
     return shapes
 
 
+def input_specs(model: ir.Model) -> list[InputSpec]:
+    """The inputs as a builder would name and see them.
+
+    Raises:
+        GraphoptError: if the rank of one is unknown.
+    """
+    from graphopt.ir import main_inputs
+
+    specs = []
+    for value in main_inputs(model):
+        if value.shape is None:
+            raise GraphoptError("has no rank", where=f"input '{value.name}'")
+        dims = list(value.shape)
+        fixed = [isinstance(dim, int) and dim >= 0 for dim in dims]
+        names = [None if isinstance(dim, int) else dim.value for dim in dims]
+        specs.append(
+            InputSpec(
+                name=value.name or "",
+                dims=tuple(
+                    dim if isinstance(dim, int) and known else -1
+                    for dim, known in zip(dims, fixed, strict=True)
+                ),
+                symbols=tuple(None if name in UNKNOWN_DIMENSIONS else name for name in names),
+            )
+        )
+    return specs
+
+
 def profile_of(
-    inputs: Sequence[InputSpec], given: Mapping[str, ShapeRange]
+    inputs: Sequence[InputSpec],
+    given: Mapping[str, ShapeRange],
+    *,
+    batch: tuple[int, int, int] | None = DEFAULT_BATCH,
 ) -> dict[str, ShapeRange]:
     """The optimization profile: three shapes for each dynamic input, in the order of `inputs`.
 
-    A dimension that shares its name with one that is given gets the same numbers. A first axis
-    that is still open gets `DEFAULT_BATCH`.
+    A dimension that shares its name with one that is given gets the same numbers.
+
+    Args:
+        batch: what a first axis gets that is still open; None if that is an error.
 
     Raises:
         GraphoptError: if `given` contradicts the model or itself, or another axis stays open.
@@ -84,11 +123,15 @@ def profile_of(
     for spec in inputs:
         if spec.name in given:
             _take_given(spec, given[spec.name], known)
-    for spec in inputs:
-        if spec.name not in given and spec.dims and spec.dims[0] == -1 and spec.symbols[0]:
-            known.setdefault(spec.symbols[0], DEFAULT_BATCH)
+    missing = [spec for spec in inputs if spec.name not in given and -1 in spec.dims]
+    for spec in missing:
+        if batch is not None and spec.dims[0] == -1 and spec.symbols[0]:
+            known.setdefault(spec.symbols[0], batch)
+    filled = {spec.name: _fill(spec, known, batch) for spec in missing}
+    for spec in missing:
+        _require_filled(spec, filled[spec.name], missing, known)
     return {
-        spec.name: given[spec.name] if spec.name in given else _fill(spec, known)
+        spec.name: given[spec.name] if spec.name in given else _range(filled[spec.name])
         for spec in inputs
         if -1 in spec.dims
     }
@@ -144,26 +187,63 @@ def _take_given(
             )
 
 
-def _fill(spec: InputSpec, known: Mapping[str, tuple[int, int, int]]) -> ShapeRange:
-    numbers = []
+_Numbers: TypeAlias = "list[tuple[int, int, int] | None]"
+
+
+def _fill(
+    spec: InputSpec,
+    known: Mapping[str, tuple[int, int, int]],
+    batch: tuple[int, int, int] | None,
+) -> _Numbers:
+    """The three sizes of each axis; None where nothing says them."""
+    numbers: _Numbers = []
     for axis, (size, symbol) in enumerate(zip(spec.dims, spec.symbols, strict=True)):
         if size != -1:
             numbers.append((size, size, size))
         elif symbol is not None and symbol in known:
             numbers.append(known[symbol])
-        elif axis == 0:
-            numbers.append(DEFAULT_BATCH)
         else:
-            open_shape = "x".join(
-                str(symbol or "?") if size == -1 else str(size)
-                for size, symbol in zip(spec.dims, spec.symbols, strict=True)
-            )
-            raise GraphoptError(
-                f"axis {axis} of input '{spec.name}' ({open_shape}) is dynamic, its size unknown",
-                fix=f"give its least, optimal and greatest shape with --shapes {spec.name}=...",
-            )
-    return (
-        tuple(number[0] for number in numbers),
-        tuple(number[1] for number in numbers),
-        tuple(number[2] for number in numbers),
+            numbers.append(batch if axis == 0 else None)
+    return numbers
+
+
+def _range(numbers: _Numbers) -> ShapeRange:
+    least, best, greatest = zip(*(three for three in numbers if three is not None), strict=True)
+    return least, best, greatest
+
+
+def _require_filled(
+    spec: InputSpec,
+    numbers: _Numbers,
+    missing: Sequence[InputSpec],
+    known: Mapping[str, tuple[int, int, int]],
+) -> None:
+    """Raises GraphoptError with the option to add, for all inputs in `missing`, if one is open."""
+    if None not in numbers:
+        return
+    axis = numbers.index(None)
+    open_shape = "x".join(
+        str(symbol or "?") if size == -1 else str(size)
+        for size, symbol in zip(spec.dims, spec.symbols, strict=True)
     )
+    option = ";".join(f"{each.name}:{_suggestion(each, known)}" for each in missing)
+    raise GraphoptError(
+        f"axis {axis} of input '{spec.name}' ({open_shape}) is dynamic, its size unknown",
+        fix=f'give its least, optimal and greatest shape with --shapes "{option}"',
+    )
+
+
+def _suggestion(spec: InputSpec, known: Mapping[str, tuple[int, int, int]]) -> str:
+    """The three shapes to give, with the names of the sizes that are still to be filled in."""
+    shapes = []
+    for which, batch in enumerate(DEFAULT_BATCH):
+        sizes = []
+        for axis, (size, symbol) in enumerate(zip(spec.dims, spec.symbols, strict=True)):
+            if size != -1:
+                sizes.append(str(size))
+            elif symbol is not None and symbol in known:
+                sizes.append(str(known[symbol][which]))
+            else:
+                sizes.append(str(batch) if axis == 0 else symbol or "?")
+        shapes.append("x".join(sizes))
+    return ",".join(shapes)

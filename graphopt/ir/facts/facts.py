@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
+from graphopt.dimensions import UNKNOWN_DIMENSIONS
 from graphopt.ir.facts.data_rules import DATA_RULES, Rule
 from graphopt.ir.facts.dimension import Dim, Dims, Expr, symbol
 from graphopt.ir.facts.fact import MAX_ITEMS, NOTHING, RANGES, Fact, Item, Operation
@@ -25,7 +26,6 @@ from graphopt.ir.facts.shape_rules import SHAPE_RULES
 from graphopt.ir.facts.window_rules import WINDOW_RULES
 from graphopt.ir.query import (
     DEFAULT_DOMAINS,
-    UNKNOWN_DIMENSIONS,
     constant_tensor,
     default_opset,
     dims_of,

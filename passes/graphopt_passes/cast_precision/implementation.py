@@ -68,13 +68,9 @@ def run(options: CastPrecision, model: ir.Model, context: PassContext) -> PassRe
 
 def _require(low: LowType, target: Target) -> None:
     """Raises GraphoptError if the GPU of `target` does not compute in `low`."""
-    if target.family == "tensorrt" and low.name not in target.precisions:
-        known = ", ".join(sorted(target.precisions & LOW_TYPES.keys()))
-        raise GraphoptError(
-            f"the target '{target.name}' does not compute in {low.name}",
-            where=WHERE,
-            fix=f"it computes in {known}",
-        )
+    refusal = target.why_not(low.name) if target.family == "tensorrt" else None
+    if refusal is not None:
+        raise GraphoptError(refusal, where=WHERE, fix=f"it computes in {target.precisions_text()}")
 
 
 def _has_floats(signatures: Signatures) -> bool:

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
     """Runs the pass; see `Quantize`."""
     rules = quantization_rules(context.target.family, options.format)
-    precision = rules.numbers.precision
-    if precision not in context.target.precisions:
+    refusal = context.target.why_not(rules.numbers.precision)
+    if refusal is not None:
         raise GraphoptError(
-            f"the target '{context.target.name}' does not compute in {precision}",
+            refusal,
             where="pass 'quantize'",
+            fix=f"it computes in {context.target.precisions_text()}",
         )
     prepared, notes = _prepared(options, rules, model, context)
     quantizer = Quantizer(prepared, options, context, model)

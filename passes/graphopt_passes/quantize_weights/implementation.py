@@ -70,7 +70,8 @@ def run(options: QuantizeWeights, model: ir.Model, context: PassContext) -> Pass
 def _require_format(format: Format, target: Target) -> None:
     if format.name not in target.weight_formats:
         raise GraphoptError(
-            f"the target '{target.name}' does not read {format.name} weights",
+            f"the target '{target.name}' does not read {format.name} weights"
+            f"{target.because(format.name)}",
             where=WHERE,
             fix=f"it reads {', '.join(sorted(target.weight_formats))}",
         )

@@ -10,7 +10,7 @@ import fake_tensorrt
 import onnx
 import pytest
 
-from graphopt.emit.tensorrt import build_engine
+from graphopt.emit.tensorrt import BuilderOptions, build_engine
 from graphopt.emit.tensorrt.builder import Log, build
 from graphopt.emit.tensorrt.request import BuildRequest, BuildResult
 from graphopt.errors import GraphoptError
@@ -37,7 +37,7 @@ def request(model: onnx.ModelProto, folder: Path, **changes: object) -> BuildReq
 )
 def test_every_version_builds_strongly_typed(tmp_path: Path, version: str, flags: int) -> None:
     trt = fake_tensorrt.make(version)
-    made = request(models.float_net(), tmp_path, workspace_bytes=1 << 28)
+    made = request(models.float_net(), tmp_path, options=BuilderOptions(workspace_bytes=1 << 28))
     result = build(trt, made, Log(), gpu=lambda: "8.7")
     shapes = ((1, 3, 16, 16), (8, 3, 16, 16), (32, 3, 16, 16))
     assert trt.calls == [
@@ -48,9 +48,9 @@ def test_every_version_builds_strongly_typed(tmp_path: Path, version: str, flags
         ("add_optimization_profile",),
         ("build_serialized_network", "DETAILED"),
     ]
-    assert Path(made.engine).read_bytes() == f"engine of {version}".encode()
+    assert Path(made.engine).read_bytes() == fake_tensorrt.serialize(version, onnx.load(made.model))
     assert result.builder == f"TensorRT {version}.0"
-    assert result.engine_bytes == len(f"engine of {version}")
+    assert result.engine_bytes == Path(made.engine).stat().st_size
     assert result.profile == {"image": shapes}
     assert result.nodes == (("conv1", "Conv"), ("conv2", "Conv"), ("fc", "Gemm"))
     assert result.warnings == ("slow kernel",)
@@ -144,7 +144,7 @@ def test_the_whole_way_through_the_child(
     monkeypatch.syspath_prepend(str(package.parent))
     path = models.save(models.float_net(), tmp_path / "model.onnx")
     report = build_engine(path, tmp_path / "model.engine", target=get_target("tensorrt"))
-    assert report.path.read_bytes() == f"engine of {version}".encode()
+    assert report.path.read_bytes() == fake_tensorrt.serialize(version, onnx.load(path))
     assert (report.backend, report.builder) == ("tensorrt", f"TensorRT {version}.0")
     assert report.kernels is None
     assert report.compute_nodes is None

@@ -35,6 +35,17 @@ def test_names_may_hold_colons_and_commas_and_blanks_are_free() -> None:
     }
 
 
+def test_shapes_are_read_as_trtexec_writes_them() -> None:
+    assert parse_shapes("x:1x3x224x224,8x3x224x224,32x3x224x224") == {
+        "x": ((1, 3, 224, 224), (8, 3, 224, 224), (32, 3, 224, 224))
+    }
+    assert parse_shapes("x:0:1x2,4x2,8x2,b:7; c : 1,2,3") == {
+        "x:0": ((1, 2), (4, 2), (8, 2)),
+        "b": ((7,),) * 3,
+        "c": ((1,), (2,), (3,)),
+    }
+
+
 names = st.text("abc/.:_0", min_size=1, max_size=6)
 ranges = st.lists(st.tuples(*[st.integers(0, 99)] * 3).map(sorted), min_size=1, max_size=4).map(
     lambda axes: tuple(tuple(axis[i] for axis in axes) for i in range(3))
@@ -59,11 +70,13 @@ def test_garbage_is_refused_or_read_but_never_breaks_it(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "shapes: nothing is given; write it as image="),
+        ("", "shapes: nothing is given; write it as image:"),
         ("image", "cannot read 'image'"),
         ("image=1x", "cannot read '1x'"),
         ("image=1x-3", "cannot read 'image=1x-3'"),
         ("image=bad,other=1x2", "cannot read 'image=bad,other=1x2'"),
+        ("image:1x3,2x3", "cannot read '1x3:2x3'"),
+        ("image:4x3,2x3,8x3", "not in ascending order; give the least"),
         ("image=1x3:2x3", "cannot read '1x3:2x3'"),
         ("image=1:2:3:4", "cannot read '1:2:3:4'"),
         ("image=1x3:2x3:2", "shapes of 'image': the three shapes differ in rank"),
@@ -101,6 +114,17 @@ def test_a_dynamic_first_axis_has_a_default() -> None:
     }
 
 
+def test_without_a_default_every_open_input_is_told() -> None:
+    inputs = [spec("a", "n", 3), spec("b", "n"), spec("c", 4, "t"), spec("d", 4)]
+    with pytest.raises(GraphoptError) as raised:
+        profile_of(inputs, {}, batch=None)
+    option = "a:1x3,8x3,32x3;b:1,8,32;c:4xt,4xt,4xt"
+    assert f'--shapes "{option}"' in str(raised.value)
+    a, c = ((1, 3), (2, 3), (4, 3)), ((4, 5),) * 3
+    profile = profile_of(inputs, {"a": a, "c": c}, batch=None)
+    assert profile == {"a": a, "b": ((1,), (2,), (4,)), "c": c}
+
+
 def test_a_shared_name_is_a_shared_size() -> None:
     inputs = [spec("mask", "n", "t"), spec("ids", "n", "t")]
     ids = ((1, 16), (4, 64), (8, 128))
@@ -115,7 +139,8 @@ def test_a_shared_name_is_a_shared_size() -> None:
         (
             [spec("x", "n", 3, None)],
             {},
-            r"axis 2 of input 'x' (nx3x?) is dynamic, its size unknown",
+            "axis 2 of input 'x' (nx3x?) is dynamic, its size unknown; give its least, optimal and "
+            'greatest shape with --shapes "x:1x3x?,8x3x?,32x3x?"',
         ),
         ([spec("x", "n", "t")], {"y": ((1, 1),) * 3}, "the model has no input 'y'"),
         ([spec("x", "n", "t")], {"x": ((1,),) * 3}, "the input has 2 dimensions"),

@@ -69,7 +69,7 @@ def test_a_residual_block_in_int8() -> None:
     kernels = parsed("residual_int8")
     assert [(kernel.kind, kernel.precision) for kernel in kernels] == [
         ("control", None),
-        ("other", "fp32"),
+        ("quantize", "fp32"),
         ("conv", "int8"),
         ("other", "fp32"),
         ("pool", "int8"),
@@ -120,6 +120,20 @@ def test_nodes_of_branches_are_found() -> None:
     nodes = [("then_conv", "Conv"), ("else_conv", "Conv"), ("gone", "Conv")]
     assert [node.precision for node in match_nodes(nodes, kernels)] == ["fp32", "fp32", None]
     assert {"jmp", "cjmp", "memset"} <= {k.layer_type for k in kernels if k.kind == "control"}
+
+
+def test_a_shape_that_is_copied_to_the_gpu_is_no_kernel() -> None:
+    copy, call, product, add, move = parsed("shape_on_gpu_int4")
+    assert (copy.kind, copy.layer_type, copy.constants) == ("control", "ShapeHostToDevice", ())
+    assert copy.tactic == ""
+    assert [(t.name, t.shape, t.dtype) for t in copy.outputs] == [
+        ("/net/Gather_3_output_0", (1,), "int64")
+    ]
+    assert (call.kind, add.kind, move.kind) == ("control", "other", "reformat")
+    # Weights alone in int4: they are dequantized first, and the product is one of floats.
+    assert (product.kind, product.precision) == ("gemm", "fp32")
+    assert product.weights is not None
+    assert (product.weights.dtype, product.weights.nbytes) == ("int4", 128 * 128 // 2)
 
 
 def test_a_node_with_kernels_of_two_types_is_the_wider() -> None:

@@ -1,0 +1,60 @@
+"""graphopt check"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("source", metavar="MODEL", type=click.Path(path_type=Path))
+@click.option("--target", required=True, help="The GPU that it is for, as sm86.")
+@click.option("--shapes", metavar="TEXT", help="Shapes of dynamic inputs; see 'build --shapes'.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1800.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds until the build is given up.",
+)
+@click.option(
+    "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write a report."
+)
+def check(
+    source: Path, target: str, shapes: str | None, timeout: float, json_path: Path | None
+) -> None:
+    """Say whether MODEL makes an engine for a target, and all that stands in the way.
+
+    It is checked against tables, then parsed and built where TensorRT-RTX or TensorRT is
+    installed; the engine is thrown away. Exit status 1: there is no engine.
+
+    \b
+    graphopt check model.onnx --target jetson-orin
+    """
+    from graphopt.cli.paths import check_outputs
+    from graphopt.cli.progress import Bars
+    from graphopt.emit.tensorrt import parse_shapes
+    from graphopt.emit.tensorrt.check import check_for
+    from graphopt.ir import load
+    from graphopt.report.engine import print_check
+    from graphopt.report.json import write_json
+    from graphopt.targets import get_target
+
+    chosen = get_target(target)
+    check_outputs({"--json": json_path}, {"MODEL": source})
+    model = load(source)
+    report = check_for(
+        model,
+        source,
+        chosen,
+        shapes=parse_shapes(shapes, model) if shapes else None,
+        timeout_s=timeout,
+        progress=Bars(),
+    )
+    if json_path is not None:
+        write_json(report, json_path)
+    print_check(report)
+    if not report.passed:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,267 @@
+"""Whether a target takes a model, and everything that stands in the way."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graphopt.emit.tensorrt.backends import BACKENDS
+from graphopt.emit.tensorrt.engine import DEFAULT_TIMEOUT_S, build_engine
+from graphopt.emit.tensorrt.findings import TENSORRT, TENSORRT_RTX, Finding, survey
+from graphopt.emit.tensorrt.gpu import compute_capability
+from graphopt.emit.tensorrt.messages import Complaint, fix_for, one_line
+from graphopt.emit.tensorrt.report import EngineReport
+from graphopt.emit.tensorrt.request import BuildRequest, EngineBackend
+from graphopt.emit.tensorrt.shapes import ShapeRange
+from graphopt.emit.tensorrt.unfused import Unfused
+from graphopt.errors import GraphoptError
+from graphopt.progress import Progress, Quiet
+from graphopt.targets import Target, get_target
+from graphopt.targets.operators import ONLY_TENSORRT, UNKNOWN
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_QUOTED = re.compile(r"'([^']+)'")
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of the check: "tables", "parser" or "build".
+
+    Attributes:
+        outcome: "passed", "failed" or "skipped".
+        note: by what it was checked, or why it was not.
+    """
+
+    name: str
+    outcome: str
+    note: str
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What stands between a model and an engine for a target.
+
+    Attributes:
+        path: the model.
+        target: the target's name.
+        stages: the parts of the check in their order.
+        findings: errors and warnings, those of the parser in the order of the nodes.
+        engine: the engine that was built to see whether it can be, which is gone again.
+    """
+
+    path: str
+    target: str
+    stages: tuple[Stage, ...]
+    findings: tuple[Finding, ...]
+    engine: EngineReport | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found that prevents an engine, as far as it could be checked."""
+        return not any(finding.is_error for finding in self.findings)
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """What parses and builds here. `target` is what it builds for; None if it can only parse."""
+
+    backend: EngineBackend | None
+    target: Target | None
+    note: str
+
+
+def check_for(
+    model: ir.Model,
+    path: str | Path,
+    target: Target,
+    *,
+    shapes: Mapping[str, ShapeRange] | None = None,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Checks the file at `path`, which holds `model`, for an engine on `target`.
+
+    The parser and the build run where a builder is installed; a Jetson's stand-in is built for in
+    its place. Operators that only TensorRT-RTX lacks are no errors for a target that it never
+    builds for.
+
+    Args:
+        shapes: as of `build_engine`.
+        timeout_s: seconds for the parser, and for the build.
+
+    Raises:
+        GraphoptError: if the file is no valid model, there are no engines for the target, or
+            the builder's own process fails while it parses.
+    """
+    from graphopt.ir import infer_shapes
+
+    if target.family != "tensorrt":
+        raise GraphoptError(
+            f"there are no engines for target '{target.name}', so there is nothing to check",
+            fix="choose a GPU; 'graphopt targets' lists them",
+        )
+    _require_valid(path)
+    infer_shapes(model)
+    known = _for_target(survey(model, target), target)
+    stages = [Stage("tables", _outcome(known), f"operators, Q/DQ and types of {target.name}")]
+    builder = _builder(target)
+    if builder.backend is None or any(not finding.node for finding in known):
+        note = builder.note if builder.backend is None else "the model's opset is refused"
+        stages += [Stage(name, SKIPPED, note) for name in ("parser", "build")]
+        return CheckReport(str(path), target.name, tuple(stages), tuple(known), None)
+    request = BuildRequest(
+        model=str(Path(path).absolute()),
+        engine="",
+        target=target.name,
+        sm=None,
+        opsets=target.opsets,
+        shapes={},
+        timeout_s=timeout_s,
+        parse_only=True,
+    )
+    parsed = builder.backend.build(request, progress or Quiet())
+    refused = _for_target(
+        [_of_complaint(each, known, parsed.builder) for each in parsed.complaints], target
+    )
+    note = parsed.builder if parsed.note is None else f"{parsed.builder}; {parsed.note}"
+    stages.append(Stage("parser", _outcome(refused), note))
+    findings = _joined(known, refused) if parsed.note is None else _both(known, refused)
+    engine = None
+    if refused:
+        stages.append(Stage("build", SKIPPED, f"{parsed.builder} cannot read the model"))
+    elif builder.target is None:
+        stages.append(Stage("build", SKIPPED, builder.note))
+    else:
+        try:
+            engine = _built(path, builder, shapes, timeout_s, progress)
+            stages.append(Stage("build", PASSED, f"{engine.builder}, {builder.note}"))
+            findings += [_of_unfused(node, builder.target) for node in engine.unfused]
+        except GraphoptError as error:
+            stages.append(Stage("build", FAILED, f"{parsed.builder}, {builder.note}"))
+            failure = _of_error(error, model, builder.target)
+            if failure.node or _outcome(findings) == PASSED:  # or else the tables have said why
+                findings = _both(findings, [failure])
+    return CheckReport(str(path), target.name, tuple(stages), tuple(findings), engine)
+
+
+def _require_valid(path: str | Path) -> None:
+    from graphopt.emit.tensorrt.builder import require_valid
+
+    whole = str(Path(path).absolute())
+    require_valid(BuildRequest(whole, "", "", None, None, {}, DEFAULT_TIMEOUT_S))
+
+
+def _builder(target: Target) -> _Builder:
+    """The best of what is installed: builds for the target, for its stand-in, or only parses."""
+    reasons = []
+    for name in target.backends:
+        reason = BACKENDS[name].available()
+        if reason is not None:
+            reasons.append(reason)
+        elif name == "rtx-aot" or _is_here(target):
+            return _Builder(BACKENDS[name], target, f"for {target.name}")
+    rtx = BACKENDS["rtx-aot"]
+    reason = rtx.available()
+    if reason is not None:
+        return _Builder(None, None, reasons[0] if reasons else reason)
+    if target.stand_in is not None:
+        stand_in = get_target(target.stand_in)
+        return _Builder(rtx, stand_in, f"for {stand_in.name}, which stands in for {target.name}")
+    where = "this machine" if target.sm is None else f"a machine with {target.name}"
+    return _Builder(rtx, None, f"only TensorRT on {where} can build, which is not here")
+
+
+def _is_here(target: Target) -> bool:
+    present = compute_capability()
+    return present is not None and target.sm in (None, present)
+
+
+def _built(
+    path: str | Path,
+    builder: _Builder,
+    shapes: Mapping[str, ShapeRange] | None,
+    timeout_s: float,
+    progress: Progress | None,
+) -> EngineReport:
+    assert builder.target is not None
+    assert builder.backend is not None
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        return build_engine(
+            path,
+            Path(folder) / "checked.engine",
+            target=builder.target,
+            shapes=shapes,
+            timeout_s=timeout_s,
+            backend=builder.backend.name,
+            progress=progress,
+        )
+
+
+def _of_complaint(complaint: Complaint, known: Sequence[Finding], builder: str) -> Finding:
+    """What the parser says, in plainer words where the tables know better."""
+    for finding in known:
+        if finding.node == complaint.node != "" and finding.lacking != TENSORRT_RTX:
+            return replace(finding, is_error=True)
+    by_rtx = builder.startswith(TENSORRT_RTX)
+    operator = complaint.operator
+    if by_rtx and operator in ONLY_TENSORRT:
+        found = next((f for f in known if f.operator == operator), None)
+        fix = found.fix if found is not None else None
+        reason = "TensorRT-RTX does not have this operator"
+        return Finding(complaint.node, operator, reason, fix, TENSORRT_RTX)
+    text = one_line(complaint.text)
+    said = f"the parser says: {text or 'nothing'}"
+    if complaint.code:
+        said += f" ({complaint.code})"
+    if operator in UNKNOWN:
+        said = "TensorRT does not have this operator"
+    fix = UNKNOWN.get(operator) or fix_for(text)
+    return Finding(complaint.node, operator, said if complaint.node else text, fix, TENSORRT)
+
+
+def _joined(known: Sequence[Finding], refused: Sequence[Finding]) -> list[Finding]:
+    """The parser has the last word on what it knows; what a GPU lacks is beyond it."""
+    return _both(refused, [f for f in known if f.lacking not in (TENSORRT, TENSORRT_RTX)])
+
+
+def _both(first: Sequence[Finding], second: Sequence[Finding]) -> list[Finding]:
+    """All findings; of those that call one node an error, the one in `first`."""
+    errors = {finding.node for finding in first if finding.is_error and finding.node}
+    return [*first, *(finding for finding in second if finding.node not in errors)]
+
+
+def _of_unfused(node: Unfused, target: Target) -> Finding:
+    reason = f"{node.precision} in spite of Q/DQ: {node.reason}"
+    return Finding(node.node, node.operator, reason, None, target.name, is_error=False)
+
+
+def _of_error(error: GraphoptError, model: ir.Model, target: Target) -> Finding:
+    """Why the build failed, with the node that the builder names, if it names one."""
+    from graphopt.ir import nodes_of
+
+    by_name = {node.name: node for node in nodes_of(model) if node.name}
+    named = next((by_name[n] for n in _QUOTED.findall(error.what) if n in by_name), None)
+    where = ("", "") if named is None else (named.name or "", named.op_type)
+    return Finding(*where, error.what, error.fix, target.name)
+
+
+def _for_target(findings: Sequence[Finding], target: Target) -> list[Finding]:
+    """What only TensorRT-RTX lacks is no error where it is never used."""
+    if "rtx-aot" in target.backends:
+        return list(findings)
+    fix = f"{target.name} runs TensorRT, which has it: nothing is to be done"
+    return [
+        replace(finding, is_error=False, fix=fix) if finding.lacking == TENSORRT_RTX else finding
+        for finding in findings
+    ]
+
+
+def _outcome(findings: Sequence[Finding]) -> str:
+    return FAILED if any(finding.is_error for finding in findings) else PASSED

@@ -1,0 +1,81 @@
+"""The models for gpu_gate.py, made on any machine: no GPU is needed.
+
+    python tools/gpu_gate_models.py OUT                              # the fixtures
+    python tools/gpu_gate_models.py OUT MODEL.onnx --data calib.npz  # others
+
+For each model OUT/<name> holds real inputs, the variants, and where TensorRT-RTX is installed the
+kernel table of each variant's build for --target. A variant that cannot be made is left out, and
+said; gpu_gate.py then says that it skipped it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+import graphopt
+from graphopt.data.feeds import input_specs, join
+from graphopt.data.samples import open_samples
+from graphopt.emit.tensorrt import build_engine
+from graphopt.errors import GraphoptError
+from graphopt.report.json import write_json
+from graphopt.targets import get_target
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+SAMPLES = 32
+PIPELINES = {
+    "fp32": "lossless",
+    "fp16": "lossless,cast-precision",
+    "int8": "lossless,quantize",
+    "pruned": "lossless,prune-channels{ratio=0.3},quantize",
+}
+
+
+def make(model: Path, data: str, out: Path, target: str) -> list[str]:
+    """Makes the folder of one model; returns what was left out, and why."""
+    folder = out / model.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    loaded = graphopt.load(model)
+    samples = open_samples(data, input_specs(loaded))
+    feed = join(list(islice(samples, SAMPLES)))
+    with (folder / "samples.npz").open("wb") as file:
+        np.savez(file, **feed)
+    missing = []
+    for variant, pipeline in PIPELINES.items():
+        path = folder / f"{variant}.onnx"
+        try:
+            made = graphopt.optimize(
+                model, pipeline, calibration=data, target=target, latency=False, verify="off"
+            )
+            graphopt.save(made.model, path)
+            report = build_engine(path, folder / "scratch.engine", target=get_target(target))
+            write_json(report, folder / f"{variant}.json")
+        except GraphoptError as error:
+            what = "its report" if path.exists() else "it"
+            missing.append(f"{model.stem}/{variant}: {what} is left out: {error}")
+    (folder / "scratch.engine").unlink(missing_ok=True)
+    return missing
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    parser.add_argument("models", type=Path, nargs="*", help="ONNX files (default: the fixtures)")
+    parser.add_argument("--data", default=str(FIXTURES / "calib.npz"), help="real samples")
+    parser.add_argument("--target", default="sm86", help="what the kernel tables are for")
+    options = parser.parse_args(arguments)
+    for model in options.models or sorted(FIXTURES.glob("*.onnx")):
+        for line in make(model, options.data, options.out, options.target):
+            print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
