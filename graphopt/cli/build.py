@@ -85,8 +85,8 @@ def build(
     from graphopt.emit.tensorrt import BuilderOptions, build_engine, parse_shapes
     from graphopt.emit.tensorrt.shapes import input_specs, profile_of
     from graphopt.ir import load
+    from graphopt.report.engine import print_engine
     from graphopt.report.json import write_json
-    from graphopt.report.text import print_engine
     from graphopt.targets import get_target
 
     outputs: dict[str, Path | None] = {"--json": json_path, "--timing-cache": timing_cache}

@@ -1,4 +1,4 @@
-"""What `graphopt check` shows on the terminal."""
+"""What `graphopt build` and `graphopt check` show on the terminal."""
 
 from __future__ import annotations
 
@@ -7,13 +7,74 @@ from dataclasses import replace
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from graphopt.emit.tensorrt.check import FAILED, PASSED, CheckReport
 from graphopt.emit.tensorrt.findings import Finding
+from graphopt.emit.tensorrt.report import EngineReport
+from graphopt.emit.tensorrt.unfused import Unfused
 
 PLAIN_WIDTH = 110  # where the output is no terminal and has no width of its own
 MAX_ALIKE = 4  # findings that differ in the node alone; --json has all of them
 _COLORS = {PASSED: "green", FAILED: "red"}
+
+
+def print_engine(report: EngineReport) -> None:
+    """What the engine is made of, and what it should not be made of."""
+    console = _console()
+    console.print(
+        f"wrote {escape(str(report.path))}: {report.engine_bytes:,} bytes for "
+        f"{escape(report.target)}, built by {escape(report.builder)} in "
+        f"{report.build_seconds:.1f} s"
+    )
+    for name, shapes in report.profile.items():
+        least, best, most = ("x".join(map(str, shape)) for shape in shapes)
+        console.print(f"input {escape(name)}: {least} to {most}, best at {best}")
+    if report.kernels is None:
+        console.print(f"[yellow]no kernel table:[/] {escape(report.kernel_table_note or '')}")
+        return
+    console.print(_precision_table(report))
+    kinds = ", ".join(f"{count} {kind}" for kind, count in report.kernels_by_kind.items())
+    console.print(f"kernels: {kinds or 'none'}")
+    stored = ", ".join(f"{n:,} {kind}" for kind, n in report.weight_bytes_by_type.items())
+    total = "unknown" if report.weight_bytes is None else f"{report.weight_bytes:,}"
+    console.print(f"weights in the engine: {total} bytes" + (f" ({stored})" if stored else ""))
+    if report.activation_bytes is not None:
+        console.print(f"written by kernels, for one sample: {report.activation_bytes:,} bytes")
+    _print_unfused(console, report.unfused)
+
+
+def _precision_table(report: EngineReport) -> Table:
+    table = Table("computed in")
+    for column in ("Conv, Gemm, MatMul nodes", "share of MACs", "their kernels", "all kernels"):
+        table.add_column(column, justify="right")
+    nodes, kernels = report.compute_nodes_by_precision, report.kernels_by_precision
+    macs = report.macs_by_precision
+    total = sum(macs.values())
+    for precision in sorted({*nodes, *kernels}):
+        table.add_row(
+            precision,
+            str(nodes.get(precision, 0)),
+            f"{macs.get(precision, 0) / total:.1%}" if total else "",
+            str(report.compute_kernels_by_precision.get(precision, 0)),
+            str(kernels.get(precision, 0)),
+        )
+    return table
+
+
+def _print_unfused(console: Console, unfused: Sequence[Unfused]) -> None:
+    """A line for each reason, with the nodes that it holds for."""
+    by_reason: dict[tuple[str, str], list[Unfused]] = {}
+    for node in unfused:
+        by_reason.setdefault((node.precision, node.reason), []).append(node)
+    for (precision, reason), nodes in by_reason.items():
+        names = ", ".join(f"'{node.node}' [{node.operator}]" for node in nodes[:MAX_ALIKE])
+        more = f" and {len(nodes) - MAX_ALIKE} more" if len(nodes) > MAX_ALIKE else ""
+        console.print(
+            f"[yellow]warning[/]: {escape(names)}{more}: {precision} in spite of "
+            f"Q/DQ: {escape(reason)}",
+            soft_wrap=True,
+        )
 
 
 def print_check(report: CheckReport) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,9 +21,6 @@ from graphopt.report.model import (
 )
 from graphopt.report.rewrites import PassSummary, near_misses, summarize
 from graphopt.runtime.difference import Difference
-
-if TYPE_CHECKING:
-    from graphopt.emit.tensorrt import EngineReport
 
 TOP_NODES = 10
 MAX_NOTES = 12
@@ -236,33 +232,6 @@ def _cost_table(inspection: Inspection) -> Table:
         macs = "unknown" if node.macs is None else f"{node.macs:,}"
         table.add_row(escape(node.name), escape(node.op_type), macs, f"{node.parameters:,}")
     return table
-
-
-def print_engine(report: EngineReport) -> None:
-    """What the engine is made of."""
-    console = _console()
-    console.print(
-        f"wrote {escape(str(report.path))}: {report.engine_bytes:,} bytes for "
-        f"{escape(report.target)}, built by {escape(report.builder)} in "
-        f"{report.build_seconds:.1f} s"
-    )
-    for name, shapes in report.profile.items():
-        least, best, most = ("x".join(map(str, shape)) for shape in shapes)
-        console.print(f"input {escape(name)}: {least} to {most}, best at {best}")
-    if report.kernels is None:
-        console.print(f"[yellow]no kernel table:[/] {escape(report.kernel_table_note or '')}")
-        return
-    table = Table("computed in")
-    table.add_column("Conv, Gemm, MatMul nodes", justify="right")
-    table.add_column("their kernels", justify="right")
-    table.add_column("all kernels", justify="right")
-    nodes, kernels = report.compute_nodes_by_precision, report.kernels_by_precision
-    for precision in sorted({*nodes, *kernels}):
-        compute = report.compute_kernels_by_precision.get(precision, 0)
-        row = (nodes.get(precision, 0), compute, kernels.get(precision, 0))
-        table.add_row(precision, *map(str, row))
-    console.print(table)
-    console.print(f"weights in the engine: {report.weight_bytes:,} bytes")
 
 
 def _difference_table(differences: Sequence[Difference]) -> Table:

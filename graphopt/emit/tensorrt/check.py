@@ -17,6 +17,7 @@ from graphopt.emit.tensorrt.messages import Complaint, fix_for, one_line
 from graphopt.emit.tensorrt.report import EngineReport
 from graphopt.emit.tensorrt.request import BuildRequest, EngineBackend
 from graphopt.emit.tensorrt.shapes import ShapeRange
+from graphopt.emit.tensorrt.unfused import Unfused
 from graphopt.errors import GraphoptError
 from graphopt.progress import Progress, Quiet
 from graphopt.targets import Target, get_target
@@ -141,6 +142,7 @@ def check_for(
         try:
             engine = _built(path, builder, shapes, timeout_s, progress)
             stages.append(Stage("build", PASSED, f"{engine.builder}, {builder.note}"))
+            findings += [_of_unfused(node, builder.target) for node in engine.unfused]
         except GraphoptError as error:
             stages.append(Stage("build", FAILED, f"{parsed.builder}, {builder.note}"))
             findings = _both(findings, [_of_error(error, model, builder.target)])
@@ -231,6 +233,11 @@ def _both(first: Sequence[Finding], second: Sequence[Finding]) -> list[Finding]:
     """All findings; of those that call one node an error, the one in `first`."""
     errors = {finding.node for finding in first if finding.is_error and finding.node}
     return [*first, *(finding for finding in second if finding.node not in errors)]
+
+
+def _of_unfused(node: Unfused, target: Target) -> Finding:
+    reason = f"{node.precision} in spite of Q/DQ: {node.reason}"
+    return Finding(node.node, node.operator, reason, None, target.name, is_error=False)
 
 
 def _of_error(error: GraphoptError, model: ir.Model, target: Target) -> Finding:

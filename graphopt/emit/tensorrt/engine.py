@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from graphopt.emit.tensorrt.backends import choose_backend
 from graphopt.emit.tensorrt.folder import replacing_folder
 from graphopt.emit.tensorrt.kernel_table import (
     Kernel,
     KernelTableError,
+    activation_bytes,
     match_nodes,
     parse_kernel_table,
     weight_bytes,
@@ -22,9 +24,13 @@ from graphopt.emit.tensorrt.options import BuilderOptions, require_dla, require_
 from graphopt.emit.tensorrt.report import EngineReport
 from graphopt.emit.tensorrt.request import BuildRequest, BuildResult, EngineBackend
 from graphopt.emit.tensorrt.shapes import ShapeRange
+from graphopt.emit.tensorrt.unfused import find_unfused
 from graphopt.errors import GraphoptError
 from graphopt.progress import Progress, Quiet
 from graphopt.targets import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 DEFAULT_TIMEOUT_S = 1800.0
 
@@ -87,7 +93,7 @@ def build_engine(
             samples=samples,
         )
         result = chosen.build(request, progress or Quiet())
-    return _report(Path(output_path), target.name, chosen.name, result)
+        return _report(Path(output_path), model, target, chosen.name, result)
 
 
 @contextmanager
@@ -114,11 +120,13 @@ def _absolute(options: BuilderOptions) -> BuilderOptions:
     return replace(options, timing_cache=str(Path(options.timing_cache).absolute()))
 
 
-def _report(path: Path, target: str, backend: str, result: BuildResult) -> EngineReport:
+def _report(
+    path: Path, model_path: Path, target: Target, backend: str, result: BuildResult
+) -> EngineReport:
     kernels, note = _kernels(result)
-    return EngineReport(
+    report = EngineReport(
         path=path,
-        target=target,
+        target=target.name,
         backend=backend,
         builder=result.builder,
         engine_bytes=result.engine_bytes,
@@ -126,10 +134,43 @@ def _report(path: Path, target: str, backend: str, result: BuildResult) -> Engin
         profile=result.profile,
         kernels=kernels,
         kernel_table_note=note,
-        compute_nodes=None if kernels is None else match_nodes(result.nodes, kernels),
-        weight_bytes=None if kernels is None else weight_bytes(kernels),
+        compute_nodes=None,
+        weight_bytes=None,
         warnings=result.warnings,
     )
+    if kernels is None:
+        return report
+    from graphopt.ir import load
+
+    model = load(model_path)
+    macs = _macs(model, result.profile)
+    nodes = tuple(
+        replace(node, macs=macs.get(node.name, macs.get(node.name.removeprefix("node_of_"))))
+        for node in match_nodes(result.nodes, kernels)
+    )
+    return replace(
+        report,
+        compute_nodes=nodes,
+        weight_bytes=weight_bytes(kernels),
+        activation_bytes=activation_bytes(kernels),
+        unfused=find_unfused(model, nodes, target),
+    )
+
+
+def _macs(model: ir.Model, profile: Mapping[str, ShapeRange]) -> dict[str, int | None]:
+    """The multiply-accumulates of each node in one run with the optimal shapes."""
+    import onnx_ir as ir
+
+    from graphopt.ir import forget_shapes, infer_shapes, measure
+
+    fixed = model.clone()
+    for value in fixed.graph.inputs:
+        name = str(value.name)
+        if name in profile:
+            value.shape = ir.Shape(profile[name][1])
+    forget_shapes(fixed.graph)
+    infer_shapes(fixed)
+    return {row.name: row.macs for row in measure(fixed).per_node}
 
 
 def _kernels(result: BuildResult) -> tuple[tuple[Kernel, ...] | None, str | None]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from types import MappingProxyType
 
@@ -53,6 +53,9 @@ _GENERATED = frozenset({"kgen", "runtime_fusion"})
 # The name of a generated kernel lists the operators in it: __myl_CorrMulAddRelu_myl0_2.
 _FUSED_COMPUTE: Mapping[str, str] = MappingProxyType({"Corr": "conv", "Fc": "gemm"})
 _MOVES = frozenset({"Cast", "Conc", "Move", "Repl", "Resh", "Slic", "Tran"})
+# M: a QuantizeLinear that no other kernel took in: __myl_MulMinMaxRounCast_myl0_1.
+_QUANTIZING = _MOVES | {"Max", "Min", "Mul", "Roun"}
+_QUANTIZED = frozenset({"int8", "fp8"})
 _ATTENTION = re.compile(r"_gemm_mha")
 _GENERATED_NAME = re.compile(r"__myl_((?:[A-Z][a-z]*)+)_myl")
 _INTERNAL = re.compile(r"(__mye|hvar\^)[0-9]+", re.ASCII)
@@ -76,7 +79,7 @@ _TYPES: Mapping[str, tuple[str, int]] = MappingProxyType(
     }
 )
 _BITS: Mapping[str, int] = MappingProxyType(dict(_TYPES.values()))
-_FLOATS = frozenset({"fp32", "fp16", "bf16"})
+FLOATS = frozenset({"fp32", "fp16", "bf16"})
 
 
 class KernelTableError(ValueError):
@@ -114,8 +117,9 @@ class Kernel:
     Attributes:
         name: the builder's.
         kind: "conv", "deconv", "gemm", "attention" (two fused matrix products and their Softmax),
-            "pool", "reformat" (moves or converts values), "control" (no kernel on the GPU: streams,
-            jumps, shapes), or "other".
+            "pool", "reformat" (moves or converts values), "quantize" (does nothing but make int8 or
+            fp8 of floats; where another kernel does it in passing it costs little), "control" (no
+            kernel on the GPU: streams, jumps, shapes), or "other".
         layer_type: the builder's word for it.
         onnx_nodes: the ONNX nodes that it came from. An epilogue that the builder split off names
             its Conv too: only the kernel whose `kind` is "conv" computes it.
@@ -151,11 +155,14 @@ class ComputeNode:
     Attributes:
         precision: of the kernel that computes it, the widest if there are several. None if no
             kernel says so: it was folded away, or it is inside a kernel that does not name it.
+        macs: its multiply-accumulates in one run with the optimal shapes of the profile; None where
+            they are not known.
     """
 
     name: str
     op_type: str
     precision: str | None
+    macs: int | None = None
 
 
 def parse_kernel_table(messages: Iterable[str]) -> tuple[Kernel, ...]:
@@ -188,6 +195,29 @@ def weight_bytes(kernels: Iterable[Kernel]) -> int | None:
     sizes = [tensor.nbytes for tensor in constants.values()]
     known = [size for size in sizes if size is not None]
     return sum(known) if len(known) == len(sizes) else None
+
+
+def weight_bytes_by_type(kernels: Iterable[Kernel]) -> dict[str, int]:
+    """The bytes of all constants whose type is known, each counted once, by their type."""
+    constants = {tensor.name: tensor for kernel in kernels for tensor in kernel.constants}
+    found: Counter[str] = Counter()
+    for tensor in constants.values():
+        found[tensor.dtype] += tensor.nbytes or 0
+    return dict(sorted(found.items()))
+
+
+def activation_bytes(kernels: Iterable[Kernel]) -> int | None:
+    """The bytes that kernels write, for one sample: a dynamic dimension counts as 1.
+
+    None if a type is unknown, or a tensor has two dynamic dimensions: one is no batch.
+    """
+    total = 0
+    for tensor in {t.name: t for kernel in kernels for t in kernel.outputs}.values():
+        sample = replace(tensor, shape=tuple(1 if size == -1 else size for size in tensor.shape))
+        if tensor.shape.count(-1) > 1 or sample.nbytes is None:
+            return None
+        total += sample.nbytes
+    return total
 
 
 def match_nodes(
@@ -268,6 +298,8 @@ def _kernel(cursor: _Cursor) -> Kernel:
     nodes = _onnx_nodes(cursor)
     operators = _operators(layer_type, name)
     kind = _kind(layer_type, name, operators)
+    if _quantizes(operators, inputs, outputs):
+        kind = "quantize"
     return Kernel(
         name=name,
         kind=kind,
@@ -343,6 +375,15 @@ def _kind(layer_type: str, name: str, operators: tuple[str, ...]) -> str:
     return "reformat" if operators and _MOVES.issuperset(operators) else "other"
 
 
+def _quantizes(
+    operators: tuple[str, ...], inputs: tuple[KernelTensor, ...], outputs: tuple[KernelTensor, ...]
+) -> bool:
+    if not operators or not _QUANTIZING.issuperset(operators):
+        return False
+    floats_in = any(tensor.dtype in FLOATS for tensor in inputs)
+    return floats_in and any(tensor.dtype in _QUANTIZED for tensor in outputs)
+
+
 def _precision(
     kind: str,
     operators: tuple[str, ...],
@@ -358,9 +399,9 @@ def _precision(
     # With weights, further inputs are what the epilogue adds; without, the second is an operand.
     operands = [*inputs[:1], weights] if weights is not None else [*inputs[:2]]
     widest = _widest([tensor.dtype for tensor in operands if tensor is not None])
-    if widest in _FLOATS or not _converts_first(operators):
+    if widest in FLOATS or not _converts_first(operators):
         return widest
-    return _widest([t.dtype for t in (*inputs, *constants, *outputs) if t.dtype in _FLOATS])
+    return _widest([t.dtype for t in (*inputs, *constants, *outputs) if t.dtype in FLOATS])
 
 
 def _converts_first(operators: tuple[str, ...]) -> bool:

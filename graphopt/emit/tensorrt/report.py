@@ -13,8 +13,10 @@ from graphopt.emit.tensorrt.kernel_table import (
     ComputeNode,
     Kernel,
     count_by_precision,
+    weight_bytes_by_type,
 )
 from graphopt.emit.tensorrt.shapes import ShapeRange
+from graphopt.emit.tensorrt.unfused import Unfused
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class EngineReport:
         compute_nodes: the model's Conv, ConvTranspose, Gemm, MatMul and Einsum nodes, and the
             precision of the kernel that each became; None without `kernels`.
         weight_bytes: the bytes of the weights in the kernels; None if not known.
+        activation_bytes: the bytes that the kernels write for one sample; None if not known.
+        unfused: nodes that Q/DQ asks to be int8 or fp8, and that became float kernels.
         warnings: what the builder warned of.
     """
 
@@ -52,6 +56,8 @@ class EngineReport:
     kernel_table_note: str | None
     compute_nodes: tuple[ComputeNode, ...] | None
     weight_bytes: int | None
+    activation_bytes: int | None = None
+    unfused: tuple[Unfused, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def compute_kernels(self) -> tuple[Kernel, ...]:
@@ -74,6 +80,25 @@ class EngineReport:
         counts = Counter(node.precision or "unknown" for node in self.compute_nodes or ())
         return dict(sorted(counts.items()))
 
+    @property
+    def kernels_by_kind(self) -> dict[str, int]:
+        """How many kernels there are of each kind, those of no kernel on the GPU left out."""
+        counts = Counter(kernel.kind for kernel in self.kernels or () if kernel.kind != "control")
+        return dict(sorted(counts.items()))
+
+    @property
+    def macs_by_precision(self) -> dict[str, int]:
+        """The multiply-accumulates of `compute_nodes` in each type, as far as they are known."""
+        counts: Counter[str] = Counter()
+        for node in self.compute_nodes or ():
+            counts[node.precision or "unknown"] += node.macs or 0
+        return dict(sorted(counts.items()))
+
+    @property
+    def weight_bytes_by_type(self) -> dict[str, int]:
+        """The part of `weight_bytes` that is stored in each type."""
+        return weight_bytes_by_type(self.kernels or ())
+
     def to_json(self) -> dict[str, Any]:
         """Everything here as what JSON can hold."""
         return asdict(self) | {
@@ -82,4 +107,7 @@ class EngineReport:
             "kernels_by_precision": self.kernels_by_precision,
             "compute_kernels_by_precision": self.compute_kernels_by_precision,
             "compute_nodes_by_precision": self.compute_nodes_by_precision,
+            "kernels_by_kind": self.kernels_by_kind,
+            "macs_by_precision": self.macs_by_precision,
+            "weight_bytes_by_type": self.weight_bytes_by_type,
         }

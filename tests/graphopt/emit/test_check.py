@@ -208,6 +208,19 @@ def test_what_the_build_refuses_names_its_node(tmp_path: Path) -> None:
 
 
 @needs_rtx
+def test_what_stays_float_is_a_warning(tmp_path: Path) -> None:
+    g = models.Graph()
+    x = g.qdq(g.input("x", [1, 16, 8, 8]))
+    conv = g.op("Conv", x, g.weight(16, 16, 1, 1), name="conv")
+    report = checked(g.model(conv, [1, 16, 8, 8]), tmp_path)
+    assert report.passed
+    assert [finding.text for finding in report.findings] == [
+        "node 'conv' [Conv]: fp32 in spite of Q/DQ: only its data is quantized; "
+        "quantize its weight too"
+    ]
+
+
+@needs_rtx
 def test_a_missing_profile_prints_the_option(tmp_path: Path) -> None:
     report = checked(models.one_node("Relu", "n", 3, "h", "w"), tmp_path)
     assert outcomes(report)[2] == "build failed"

@@ -69,7 +69,7 @@ def test_a_residual_block_in_int8() -> None:
     kernels = parsed("residual_int8")
     assert [(kernel.kind, kernel.precision) for kernel in kernels] == [
         ("control", None),
-        ("other", "fp32"),
+        ("quantize", "fp32"),
         ("conv", "int8"),
         ("other", "fp32"),
         ("pool", "int8"),
