@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 def test_every_command_runs_in_order(tmp_path: Path) -> None:
     (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
     commands = [line for block in blocks("sh") for line in block.splitlines() if line]
-    assert len(commands) == 8
+    assert len(commands) == 9
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for command in commands:
         assert command.startswith("graphopt "), command

@@ -145,7 +145,9 @@ def check_for(
             findings += [_of_unfused(node, builder.target) for node in engine.unfused]
         except GraphoptError as error:
             stages.append(Stage("build", FAILED, f"{parsed.builder}, {builder.note}"))
-            findings = _both(findings, [_of_error(error, model, builder.target)])
+            failure = _of_error(error, model, builder.target)
+            if failure.node or _outcome(findings) == PASSED:  # or else the tables have said why
+                findings = _both(findings, [failure])
     return CheckReport(str(path), target.name, tuple(stages), tuple(findings), engine)
 
 

@@ -260,6 +260,31 @@ def test_fp8_is_refused_where_the_gpu_lacks_it(tmp_path: Path, target: str, refu
         )
 
 
+@needs_rtx
+def test_what_the_gpu_lacks_is_said_once(tmp_path: Path) -> None:
+    report = checked(fp8_model(), tmp_path, "jetson-orin")
+    assert outcomes(report) == ["tables failed", "parser passed", "build failed"]
+    assert nodes(report.findings) == ["q", "dq"]
+    assert all(finding.lacking == "jetson-orin" for finding in report.findings)
+
+
+@needs_rtx
+def test_nodes_without_names_are_called_after_their_outputs(tmp_path: Path) -> None:
+    model = two_unknown()
+    for node in model.graph.node:
+        node.ClearField("name")
+    assert nodes(checked(model, tmp_path).findings) == ["a", "y"]
+
+
+@needs_rtx
+def test_weights_beside_the_model_are_found(tmp_path: Path) -> None:
+    path = models.save(two_int32_biases(), tmp_path / "model.onnx", external=True)
+    report = check_for(load(path), path, get_target("sm86"))
+    assert nodes(report.findings) == ["bias1", "bias2"]
+    path = models.save(models.float_net(), tmp_path / "model.onnx", external=True)
+    assert check_for(load(path), path, get_target("sm86")).passed
+
+
 def test_int8_on_turing_is_a_warning(tmp_path: Path) -> None:
     found = surveyed(models.int8_net(), tmp_path, "sm75")
     assert len(found) == 24
