@@ -69,6 +69,7 @@ def test_the_wheel_installed_outside_the_checkout(tmp_path: Path) -> None:
         "graphopt_passes",
     }
     assert "graphopt/py.typed" in names
+    assert "graphopt/emit/tensorrt/bundle/build.sh" in names
     assert "graphopt_passes/py.typed" in names
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r}); import graphopt, graphopt_passes; "

@@ -19,6 +19,7 @@ TESTS = Path(__file__).parents[1]
 sys.path.append(str(TESTS / "graphopt" / "emit"))
 
 import engine_models as models  # noqa: E402
+import fake_cudart  # noqa: E402
 import fake_tensorrt  # noqa: E402
 import gpu_gate  # noqa: E402
 import gpu_gate_models  # noqa: E402
@@ -61,7 +62,7 @@ def job(folder: Path, version: str, **changes: object) -> dict[str, Any]:
 
 def run(job: dict[str, Any], version: str, broken: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
-    cudart = fake_tensorrt.FakeCudart(broken)
+    cudart = fake_cudart.FakeCudart(broken)
     gpu_gate_run.run(job, fake_tensorrt.make(version), Cuda(cudart), found.__setitem__)
     assert broken or cudart.memory == {}
     return found

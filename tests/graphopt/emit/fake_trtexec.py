@@ -2,7 +2,7 @@
 
 The stand-in appends its arguments to `calls.json` beside itself. What it is told to do besides is
 in the environment variable FAKE_TRTEXEC: "fail" ends it with half an engine written, "empty" says
-that all went well and writes none, "kill" has it die of a signal.
+that all went well and writes none, "kill" has it die of a signal, "hang" wait with half an engine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OPTIONS = {
 VERSIONS = tuple(OPTIONS)
 
 _PROGRAM = """#!{python}
-import json, os, pathlib, signal, sys
+import json, os, pathlib, signal, sys, time
 
 DIGITS, OPTIONS, PRECISION = {digits!r}, {options!r}, {precision!r}
 here = pathlib.Path(__file__).parent
@@ -56,8 +56,10 @@ if not pathlib.Path(values["onnx"]).is_file():
     sys.exit(1)
 asked = os.environ.get("FAKE_TRTEXEC")
 engine = pathlib.Path(values["saveEngine"])
-if asked in ("fail", "kill"):
+if asked in ("fail", "kill", "hang"):
     engine.write_text("half an en")
+    if asked == "hang":
+        time.sleep(60)
     print("[I] Building\\n[E] Error[10]: Could not find any implementation for node conv1")
     sys.stdout.flush()
     if asked == "kill":

@@ -106,6 +106,17 @@ def test_a_static_model_has_its_first_samples(tmp_path: Path, samples: str) -> N
     np.testing.assert_array_equal(np.concatenate(given), np.load(samples)["image"][:3])
 
 
+def test_noise_has_the_best_sizes(tmp_path: Path) -> None:
+    make(
+        models.one_node("Relu", "n", 3, "h", "w"),
+        tmp_path,
+        shapes=parse_shapes("x:1x3x4x4,2x3x8x6,4x3x8x8"),
+    )
+    cases = json.loads((tmp_path / "out" / "metadata.json").read_text())["reference"]["cases"]
+    shapes = [np.load(tmp_path / "out" / case["inputs"]["x"]).shape for case in cases]
+    assert shapes == [(1, 3, 8, 6), (2, 3, 8, 6), (4, 3, 8, 6)]
+
+
 def test_noise_is_told(tmp_path: Path) -> None:
     report = make(models.float_net(), tmp_path, shapes=SHAPES)
     assert report.warnings == ("the reference inputs are noise; give real ones with --data",)

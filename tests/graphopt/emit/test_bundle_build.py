@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import engine_models as models
@@ -202,6 +204,30 @@ def test_a_failed_build_keeps_what_was_there(
     assert failed.stderr.count("\n") == 1
     assert (folder / "model.engine").read_text() == "an older engine"
     assert not (folder / "layers.json").exists()
+    assert not list(folder.glob(".build.*"))
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
+def test_a_build_that_is_interrupted_leaves_nothing(
+    folder: Path, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    trtexec = fake_trtexec.write(tmp_path / "bin" / "trtexec", "10.3")
+    environment = {**os.environ, "TRTEXEC": str(trtexec), "FAKE_TRTEXEC": "hang"}
+    process = subprocess.Popen(
+        ["sh", str(folder / "build.sh")],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 30
+    while not list(folder.glob(".build.*/model.engine")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    assert process.wait(10) == status
+    assert not (folder / "model.engine").exists()
     assert not list(folder.glob(".build.*"))
 
 

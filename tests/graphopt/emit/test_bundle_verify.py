@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import engine_models as models
+import fake_cudart
 import fake_tensorrt
 import numpy as np
 import onnx
@@ -53,7 +54,7 @@ class Device:
 
     def __init__(self, bundle: Path, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bundle = bundle
-        self.cudart = fake_tensorrt.FakeCudart()
+        self.cudart = fake_cudart.FakeCudart()
         self.verify: Any = load(bundle / "verify.py")
         monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt.make(version))
         monkeypatch.setattr(self.verify, "load_cudart", lambda: self.verify.Cuda(self.cudart))

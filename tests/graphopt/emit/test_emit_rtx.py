@@ -284,3 +284,44 @@ def test_a_missing_model_or_folder_is_told(tmp_path: Path) -> None:
     path = models.save(models.one_node("Relu", 1, 4), tmp_path / "model.onnx")
     with pytest.raises(GraphoptError, match="the output folder does not exist"):
         build_engine(path, tmp_path / "no" / "e", target=get_target("sm86"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("Runtime", ("deserialize_cuda_engine",)),
+        (
+            "IExecutionContext",
+            ("set_input_shape", "get_tensor_shape", "set_tensor_address", "execute_async_v3"),
+        ),
+        ("ICudaEngine", ("num_io_tensors", "get_tensor_name", "get_tensor_mode")),
+        ("ICudaEngine", ("get_tensor_dtype", "create_execution_context")),
+        ("ICudaEngine", ("create_engine_inspector", "device_memory_size_v2")),
+        ("EngineInspector", ("get_engine_information",)),
+        ("IBuilderConfig", ("create_timing_cache", "set_timing_cache", "get_timing_cache")),
+        ("IBuilderConfig", ("progress_monitor", "DLA_core", "default_device_type", "set_flag")),
+        ("IProgressMonitor", ("phase_start", "step_complete", "phase_finish")),
+        ("ITimingCache", ("serialize",)),
+        ("BuilderFlag", ("GPU_FALLBACK", "REFIT", "SPARSE_WEIGHTS")),
+        ("BuilderFlag", ("STRIP_PLAN", "VERSION_COMPATIBLE")),
+        ("TensorIOMode", ("INPUT", "OUTPUT")),
+        ("DataType", ("FLOAT", "HALF", "INT8", "UINT8", "INT32", "INT64", "BOOL")),
+        ("LayerInformationFormat", ("JSON",)),
+        ("DeviceType", ("DLA",)),
+    ],
+)
+def test_the_fakes_use_names_that_are_real(kind: str, names: tuple[str, ...]) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    assert [name for name in names if not hasattr(getattr(trt, kind), name)] == []
+
+
+def test_a_build_tells_how_far_it_is(tmp_path: Path) -> None:
+    shown: list[tuple[str, int | None, int]] = []
+
+    class Watch:
+        def track(self, items, description, total=None):  # type: ignore[no-untyped-def]
+            yield from (items := list(items))
+            shown.append((description, total, len(items)))
+
+    build(models.float_net(1), tmp_path, progress=Watch())
+    assert all(count == total for _, total, count in shown)  # a quick build may show nothing

@@ -41,7 +41,7 @@ version=$major.$minor
 number=$((major * 100 + minor))
 
 has() {
-    printf '%s\n' "$help" | grep -q -e "--$1\\([^A-Za-z]\\|\$\\)"
+    printf '%s\n' "$help" | grep -E -e "--$1([^A-Za-z]|\$)" >/dev/null
 }
 
 needs() {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ def write_reference(
     """
     specs = input_specs(model)
     samples = open_samples(samples_text or _NOISE, specs)
+    if samples.is_random:  # noise can have any size
+        samples = open_samples(samples_text or _NOISE, _at_best(specs, profile))
     feeds, notes = _feeds(list(islice(samples, _MAX_SAMPLES)), specs, profile)
     session = Session(model)
     cases = []
@@ -73,6 +75,20 @@ def write_reference(
             }
         )
     return Reference(samples.description, samples.is_random, tuple(cases), tuple(notes))
+
+
+def _at_best(
+    specs: tuple[InputSpec, ...], profile: Mapping[str, ShapeRange]
+) -> tuple[InputSpec, ...]:
+    """`specs` with the best sizes for all free axes but a batch."""
+    fixed = []
+    for spec in specs:
+        shape: tuple[int | None, ...] = spec.shape
+        if spec.name in profile:
+            best = profile[spec.name][1]
+            shape = (None, *best[1:]) if spec.batched and shape[0] is None else best
+        fixed.append(replace(spec, shape=shape))
+    return tuple(fixed)
 
 
 def _feeds(
