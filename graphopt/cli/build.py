@@ -53,6 +53,7 @@ import click
 @click.option("--refit", is_flag=True, help="Let weights be exchanged later.")
 @click.option("--strip-weights", is_flag=True, help="Leave out the weights, for a later refit.")
 @click.option("--version-compatible", is_flag=True, help="Let later TensorRT versions run it.")
+@click.option("--kernels", is_flag=True, help="List every compiled kernel.")
 @click.option(
     "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write a report."
 )
@@ -72,6 +73,7 @@ def build(
     refit: bool,
     strip_weights: bool,
     version_compatible: bool,
+    kernels: bool,
     json_path: Path | None,
 ) -> None:
     """Build a TensorRT engine from the model IN; no GPU is needed for TensorRT-RTX.
@@ -85,7 +87,7 @@ def build(
     from graphopt.emit.tensorrt import BuilderOptions, build_engine, parse_shapes
     from graphopt.emit.tensorrt.shapes import input_specs, profile_of
     from graphopt.ir import load
-    from graphopt.report.engine import print_engine
+    from graphopt.report.engine import print_engine, print_kernels
     from graphopt.report.json import write_json
     from graphopt.targets import get_target
 
@@ -121,6 +123,8 @@ def build(
     if json_path is not None:
         write_json(report, json_path)
     print_engine(report)
+    if kernels:
+        print_kernels(report)
     if report.backend == "bundle":
         for warning in report.warnings:
             click.echo(f"warning: {warning}", err=True)

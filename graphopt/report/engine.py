@@ -11,6 +11,7 @@ from rich.table import Table
 
 from graphopt.emit.tensorrt.check import FAILED, PASSED, CheckReport
 from graphopt.emit.tensorrt.findings import Finding
+from graphopt.emit.tensorrt.kernel_table import KernelTensor
 from graphopt.emit.tensorrt.report import EngineReport
 from graphopt.emit.tensorrt.unfused import Unfused
 
@@ -42,6 +43,30 @@ def print_engine(report: EngineReport) -> None:
     if report.activation_bytes is not None:
         console.print(f"written by kernels, for one sample: {report.activation_bytes:,} bytes")
     _print_unfused(console, report.unfused)
+
+
+def print_kernels(report: EngineReport) -> None:
+    """Every kernel on the GPU in the order they run, with the ONNX nodes that it came from."""
+    table = Table("kind", "computed in", "reads", "weights", "writes", "ONNX nodes")
+    for kernel in report.kernels or ():
+        if kernel.kind == "control":
+            continue
+        names = [escape(name) for name in kernel.onnx_nodes[:MAX_ALIKE]]
+        if len(kernel.onnx_nodes) > MAX_ALIKE:
+            names.append(f"and {len(kernel.onnx_nodes) - MAX_ALIKE} more")
+        table.add_row(
+            kernel.kind,
+            kernel.precision or "",
+            _types(kernel.inputs),
+            "" if kernel.weights is None else kernel.weights.dtype,
+            _types(kernel.outputs),
+            ", ".join(names),
+        )
+    _console().print(table)
+
+
+def _types(tensors: Sequence[KernelTensor]) -> str:
+    return ", ".join(dict.fromkeys(tensor.dtype for tensor in tensors))
 
 
 def _precision_table(report: EngineReport) -> Table:

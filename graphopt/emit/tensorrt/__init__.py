@@ -1,7 +1,8 @@
 """TensorRT engines. Only a child process ever loads TensorRT."""
 
 from graphopt.emit.tensorrt.engine import build_engine
-from graphopt.emit.tensorrt.kernel_table import ComputeNode, Kernel, KernelTensor
+from graphopt.emit.tensorrt.kernel_counts import ComputeNode
+from graphopt.emit.tensorrt.kernel_table import Kernel, KernelTensor
 from graphopt.emit.tensorrt.options import BuilderOptions
 from graphopt.emit.tensorrt.report import EngineReport
 from graphopt.emit.tensorrt.shapes import DEFAULT_BATCH, ShapeRange, parse_shapes

@@ -77,6 +77,17 @@ class _Builder:
     note: str
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What is to be checked, and how: the arguments of `check_for`."""
+
+    path: Path
+    target: Target
+    shapes: Mapping[str, ShapeRange]
+    timeout_s: float
+    progress: Progress
+
+
 def check_for(
     model: ir.Model,
     path: str | Path,
@@ -111,44 +122,54 @@ def check_for(
     infer_shapes(model)
     known = _for_target(survey(model, target), target)
     stages = [Stage("tables", _outcome(known), f"operators, Q/DQ and types of {target.name}")]
+    work = _Work(Path(path), target, dict(shapes or {}), timeout_s, progress or Quiet())
     builder = _builder(target)
     if builder.backend is None or any(not finding.node for finding in known):
         note = builder.note if builder.backend is None else "the model's opset is refused"
         stages += [Stage(name, SKIPPED, note) for name in ("parser", "build")]
         return CheckReport(str(path), target.name, tuple(stages), tuple(known), None)
-    request = BuildRequest(
-        model=str(Path(path).absolute()),
-        engine="",
-        target=target.name,
-        sm=None,
-        opsets=target.opsets,
-        shapes={},
-        timeout_s=timeout_s,
-        parse_only=True,
-    )
-    parsed = builder.backend.build(request, progress or Quiet())
-    refused = _for_target(
-        [_of_complaint(each, known, parsed.builder) for each in parsed.complaints], target
-    )
-    note = parsed.builder if parsed.note is None else f"{parsed.builder}; {parsed.note}"
-    stages.append(Stage("parser", _outcome(refused), note))
-    findings = _joined(known, refused) if parsed.note is None else _both(known, refused)
+    stage, findings, refused = _parsed(work, builder.backend, known)
+    stages.append(stage)
     engine = None
     if refused:
-        stages.append(Stage("build", SKIPPED, f"{parsed.builder} cannot read the model"))
+        stages.append(Stage("build", SKIPPED, "the parser here cannot read the model"))
     elif builder.target is None:
         stages.append(Stage("build", SKIPPED, builder.note))
     else:
         try:
-            engine = _built(path, builder, shapes, timeout_s, progress)
-            stages.append(Stage("build", PASSED, f"{engine.builder}, {builder.note}"))
+            engine = _built(work, builder.backend, builder.target)
             findings += [_of_unfused(node, builder.target) for node in engine.unfused]
+            outcome = PASSED
         except GraphoptError as error:
-            stages.append(Stage("build", FAILED, f"{parsed.builder}, {builder.note}"))
             failure = _of_error(error, model, builder.target)
             if failure.node or _outcome(findings) == PASSED:  # or else the tables have said why
                 findings = _both(findings, [failure])
+            outcome = FAILED
+        stages.append(Stage("build", outcome, builder.note))
     return CheckReport(str(path), target.name, tuple(stages), tuple(findings), engine)
+
+
+def _parsed(
+    work: _Work, backend: EngineBackend, known: Sequence[Finding]
+) -> tuple[Stage, list[Finding], bool]:
+    """The parser's stage, all findings so far, and whether the parser refuses anything."""
+    request = BuildRequest(
+        model=str(work.path.absolute()),
+        engine="",
+        target=work.target.name,
+        sm=None,
+        opsets=work.target.opsets,
+        shapes={},
+        timeout_s=work.timeout_s,
+        parse_only=True,
+    )
+    parsed = backend.build(request, work.progress)
+    refused = _for_target(
+        [_of_complaint(each, known, parsed.builder) for each in parsed.complaints], work.target
+    )
+    note = parsed.builder if parsed.note is None else f"{parsed.builder}; {parsed.note}"
+    findings = _joined(known, refused) if parsed.note is None else _both(refused, known)
+    return Stage("parser", _outcome(refused), note), findings, bool(refused)
 
 
 def _require_valid(path: str | Path) -> None:
@@ -183,24 +204,16 @@ def _is_here(target: Target) -> bool:
     return present is not None and target.sm in (None, present)
 
 
-def _built(
-    path: str | Path,
-    builder: _Builder,
-    shapes: Mapping[str, ShapeRange] | None,
-    timeout_s: float,
-    progress: Progress | None,
-) -> EngineReport:
-    assert builder.target is not None
-    assert builder.backend is not None
+def _built(work: _Work, backend: EngineBackend, target: Target) -> EngineReport:
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         return build_engine(
-            path,
+            work.path,
             Path(folder) / "checked.engine",
-            target=builder.target,
-            shapes=shapes,
-            timeout_s=timeout_s,
-            backend=builder.backend.name,
-            progress=progress,
+            target=target,
+            shapes=work.shapes,
+            timeout_s=work.timeout_s,
+            backend=backend.name,
+            progress=work.progress,
         )
 
 

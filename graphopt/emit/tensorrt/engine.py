@@ -12,14 +12,8 @@ from typing import TYPE_CHECKING
 
 from graphopt.emit.tensorrt.backends import choose_backend
 from graphopt.emit.tensorrt.folder import replacing_folder
-from graphopt.emit.tensorrt.kernel_table import (
-    Kernel,
-    KernelTableError,
-    activation_bytes,
-    match_nodes,
-    parse_kernel_table,
-    weight_bytes,
-)
+from graphopt.emit.tensorrt.kernel_counts import activation_bytes, match_nodes, weight_bytes
+from graphopt.emit.tensorrt.kernel_table import Kernel, KernelTableError, parse_kernel_table
 from graphopt.emit.tensorrt.options import BuilderOptions, require_dla, require_options
 from graphopt.emit.tensorrt.report import EngineReport
 from graphopt.emit.tensorrt.request import BuildRequest, BuildResult, EngineBackend

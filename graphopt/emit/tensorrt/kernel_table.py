@@ -19,9 +19,8 @@ they are counted anew, so that equal engines give equal tables.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
 
@@ -148,23 +147,6 @@ class Kernel:
         return _weights(self.constants, activations=len(self.inputs))
 
 
-@dataclass(frozen=True)
-class ComputeNode:
-    """A node of the model that has multiply-accumulates, and what it became.
-
-    Attributes:
-        precision: of the kernel that computes it, the widest if there are several. None if no
-            kernel says so: it was folded away, or it is inside a kernel that does not name it.
-        macs: its multiply-accumulates in one run with the optimal shapes of the profile; None where
-            they are not known.
-    """
-
-    name: str
-    op_type: str
-    precision: str | None
-    macs: int | None = None
-
-
 def parse_kernel_table(messages: Iterable[str]) -> tuple[Kernel, ...]:
     """The kernels in the builder's log.
 
@@ -177,64 +159,6 @@ def parse_kernel_table(messages: Iterable[str]) -> tuple[Kernel, ...]:
     if not tables:
         raise KernelTableError("the builder's log holds no kernel table")
     return tuple(kernel for table in tables for kernel in _parse_table(table))
-
-
-def count_by_precision(kernels: Iterable[Kernel]) -> dict[str, int]:
-    """How many kernels compute in each type, in order of name."""
-    counts = Counter(
-        kernel.precision
-        for kernel in kernels
-        if kernel.precision is not None and kernel.kind != "control"
-    )
-    return dict(sorted(counts.items()))
-
-
-def weight_bytes(kernels: Iterable[Kernel]) -> int | None:
-    """The bytes of all constants, each counted once; None if the type of one is unknown."""
-    constants = {tensor.name: tensor for kernel in kernels for tensor in kernel.constants}
-    sizes = [tensor.nbytes for tensor in constants.values()]
-    known = [size for size in sizes if size is not None]
-    return sum(known) if len(known) == len(sizes) else None
-
-
-def weight_bytes_by_type(kernels: Iterable[Kernel]) -> dict[str, int]:
-    """The bytes of all constants whose type is known, each counted once, by their type."""
-    constants = {tensor.name: tensor for kernel in kernels for tensor in kernel.constants}
-    found: Counter[str] = Counter()
-    for tensor in constants.values():
-        found[tensor.dtype] += tensor.nbytes or 0
-    return dict(sorted(found.items()))
-
-
-def activation_bytes(kernels: Iterable[Kernel]) -> int | None:
-    """The bytes that kernels write, for one sample: a dynamic dimension counts as 1.
-
-    None if a type is unknown, or a tensor has two dynamic dimensions: one is no batch.
-    """
-    total = 0
-    for tensor in {t.name: t for kernel in kernels for t in kernel.outputs}.values():
-        sample = replace(tensor, shape=tuple(1 if size == -1 else size for size in tensor.shape))
-        if tensor.shape.count(-1) > 1 or sample.nbytes is None:
-            return None
-        total += sample.nbytes
-    return total
-
-
-def match_nodes(
-    nodes: Sequence[tuple[str, str]], kernels: Iterable[Kernel]
-) -> tuple[ComputeNode, ...]:
-    """What became of the model's `nodes`, given as (name, operator)."""
-    found: dict[str, list[str]] = {}
-    for kernel in kernels:
-        if kernel.kind in COMPUTE_KINDS and kernel.precision is not None:
-            for node in kernel.onnx_nodes:
-                # A node of a subgraph is written "name | subgraph (attribute) | If_1 (If)".
-                for name in {node, node.split(" | ")[0]}:
-                    found.setdefault(name, []).append(kernel.precision)
-    return tuple(
-        ComputeNode(name, op_type, _widest(found[name]) if name in found else None)
-        for name, op_type in nodes
-    )
 
 
 def _renumber(text: str) -> str:
@@ -392,16 +316,16 @@ def _precision(
     outputs: tuple[KernelTensor, ...],
 ) -> str | None:
     if kind not in COMPUTE_KINDS:
-        return _widest([tensor.dtype for tensor in inputs or constants or outputs])
+        return widest([tensor.dtype for tensor in inputs or constants or outputs])
     if kind == "attention":
-        return _widest([tensor.dtype for tensor in inputs])
+        return widest([tensor.dtype for tensor in inputs])
     weights = _weights(constants, activations=len(inputs))
     # With weights, further inputs are what the epilogue adds; without, the second is an operand.
     operands = [*inputs[:1], weights] if weights is not None else [*inputs[:2]]
-    widest = _widest([tensor.dtype for tensor in operands if tensor is not None])
-    if widest in FLOATS or not _converts_first(operators):
-        return widest
-    return _widest([t.dtype for t in (*inputs, *constants, *outputs) if t.dtype in FLOATS])
+    dtype = widest([tensor.dtype for tensor in operands if tensor is not None])
+    if dtype in FLOATS or not _converts_first(operators):
+        return dtype
+    return widest([t.dtype for t in (*inputs, *constants, *outputs) if t.dtype in FLOATS])
 
 
 def _converts_first(operators: tuple[str, ...]) -> bool:
@@ -426,6 +350,6 @@ def _weights(constants: tuple[KernelTensor, ...], *, activations: int) -> Kernel
     return max(candidates, key=lambda tensor: prod(tensor.shape), default=None)
 
 
-def _widest(dtypes: Sequence[str]) -> str | None:
+def widest(dtypes: Sequence[str]) -> str | None:
     """The type with the most bits, the first of them; an unknown type is the widest."""
     return max(dtypes, key=lambda dtype: _BITS.get(dtype, 128), default=None)

@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from graphopt.emit.tensorrt.kernel_table import (
-    COMPUTE_KINDS,
+from graphopt.emit.tensorrt.kernel_counts import (
     ComputeNode,
-    Kernel,
     count_by_precision,
     weight_bytes_by_type,
 )
+from graphopt.emit.tensorrt.kernel_table import COMPUTE_KINDS, Kernel
 from graphopt.emit.tensorrt.shapes import ShapeRange
 from graphopt.emit.tensorrt.unfused import Unfused
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from graphopt.emit.tensorrt.kernel_table import FLOATS, ComputeNode
+from graphopt.emit.tensorrt.kernel_counts import ComputeNode
+from graphopt.emit.tensorrt.kernel_table import FLOATS
 from graphopt.targets import Target
 from graphopt.targets.quantization import QuantizationRules, quantization_rules
 

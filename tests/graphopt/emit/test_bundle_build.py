@@ -220,6 +220,8 @@ def test_a_build_that_is_interrupted_leaves_nothing(
         env=environment,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
+        # A signal that was ignored when a shell began, as under nohup, cannot be trapped in it.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 30
     while not list(folder.glob(".build.*/model.engine")):

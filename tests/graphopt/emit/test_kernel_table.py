@@ -10,15 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphopt.emit.tensorrt.engine import _kernels
-from graphopt.emit.tensorrt.kernel_table import (
-    HEADER,
-    Kernel,
-    KernelTableError,
-    count_by_precision,
-    match_nodes,
-    parse_kernel_table,
-    weight_bytes,
-)
+from graphopt.emit.tensorrt.kernel_counts import count_by_precision, match_nodes, weight_bytes
+from graphopt.emit.tensorrt.kernel_table import HEADER, Kernel, KernelTableError, parse_kernel_table
 from graphopt.emit.tensorrt.request import BuildResult
 
 RECORDED = {path.stem: path for path in (Path(__file__).parent / "kernel_tables").glob("*.txt")}

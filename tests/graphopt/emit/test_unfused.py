@@ -15,7 +15,7 @@ from engine_models import Graph
 from graphopt.emit.tensorrt import ComputeNode, EngineReport, build_engine
 from graphopt.emit.tensorrt.unfused import find_unfused
 from graphopt.ir import load
-from graphopt.report.engine import print_engine
+from graphopt.report.engine import print_engine, print_kernels
 from graphopt.targets import get_target
 
 needs_rtx = pytest.mark.skipif(
@@ -159,6 +159,12 @@ def test_the_report_of_a_good_int8_engine(
     print_engine(report)
     text = capsys.readouterr().out
     assert "100.0%" in text
+    print_kernels(report)
+    rows = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    kinds = [row[0].strip() for row in rows if row[0].strip()]
+    assert kinds == [k.kind for k in report.kernels or () if k.kind != "control"]
+    stem = next(row for row in rows if "stem" in row[5] and row[0].strip() == "conv")
+    assert [cell.strip() for cell in stem[:4]] == ["conv", "int8", "int8", "int8"]
     assert "warning" not in text
 
 
