@@ -56,9 +56,21 @@ class Histogram:
         if values.size == 0:
             return cls()
         values = widened(values)
-        counted = values if counted is None else widened(counted)
+        return cls.within(
+            float(values.min()),
+            float(values.max()),
+            values if counted is None else widened(counted),
+        )
+
+    @classmethod
+    def within(cls, low: float, high: float, counted: np.ndarray[Any, Any]) -> Histogram:
+        """The histogram of values of which the least, the greatest and some to count are known.
+
+        Raises:
+            ValueError: if `low` or `high` is NaN or infinite.
+        """
         # Adding 0.0 makes -0.0 into 0.0, which of the two comes first must not matter.
-        low, high = float(values.min()) + 0.0, float(values.max()) + 0.0
+        low, high = low + 0.0, high + 0.0
         refuse_not_finite(low, high)
         largest = max(-low, high)
         if largest == 0:

@@ -10,10 +10,18 @@ from typing import Generic
 
 import onnx_ir as ir
 
-from graphopt.calibration.watching import Observer, S, Task
+from graphopt.calibration.positions import Positions
+from graphopt.calibration.sketches import LEAST_OPSET
+from graphopt.calibration.watching import HistogramObserver, Observer, S, Task
 from graphopt.data.feeds import Feed, batch_size, input_specs
 from graphopt.errors import GraphoptError
-from graphopt.ir import forget_shapes, infer_shapes, nodes_of, static_shape
+from graphopt.ir import (
+    default_opset,
+    forget_shapes,
+    infer_shapes,
+    nodes_of,
+    static_shape,
+)
 
 BATCH = 32
 """The number of samples in a run, at most."""
@@ -51,7 +59,13 @@ class Plan(Generic[S]):
         batch, _ = batch_size(input_specs(model), free)
         groups = list(_groups(sizes, budget // batch))
         largest = batch * max(sum(sizes[name] for name in group) for group in groups)
-        task = Task(tuple(observers.items()), tuple(groups), batch, _is_plain(inferred))
+        task = Task(
+            tuple(observers.items()),
+            tuple(groups),
+            batch,
+            _is_plain(inferred),
+            tuple(_large(model, inferred, observers)),
+        )
         return cls(task, budget // max(1, largest))
 
 
@@ -67,6 +81,31 @@ def _inferred(model: ir.Model, feed: Feed) -> ir.Model:
     with suppress(GraphoptError):  # a graph written for another batch: its shapes stay unknown
         infer_shapes(copy)
     return copy
+
+
+def _large(
+    model: ir.Model, inferred: ir.Model, observers: Mapping[str, Observer[S]]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The tensors that the model can sum up itself, and their shapes in one sample.
+
+    They are of the same size in each sample, with the batch outermost, and not all of them counted.
+    """
+    fixed = all(
+        spec.batched and all(isinstance(length, int) for length in spec.shape[1:])
+        for spec in input_specs(model)
+    )
+    if not fixed or default_opset(model) < LEAST_OPSET:
+        return
+    values = ir.convenience.create_value_mapping(inferred.graph)
+    for name, observer in observers.items():
+        value = values.get(name)
+        if value is None or not isinstance(observer, HistogramObserver):
+            continue
+        shape = static_shape(value)
+        if shape is None or value.dtype != ir.DataType.FLOAT or shape[:1] != (1,):
+            continue
+        if Positions.of(math.prod(shape), 1).step > 1:
+            yield name, shape
 
 
 def _sizes(model: ir.Model, names: Mapping[str, object]) -> dict[str, int]:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from graphopt.calibration.channels import Channels
 from graphopt.calibration.histogram import Histogram
 from graphopt.calibration.positions import Positions
+from graphopt.calibration.sketches import Sketch, sketched
 from graphopt.data.feeds import Feed, batches, input_specs
 from graphopt.errors import GraphoptError
 from graphopt.runtime.session import Session
@@ -66,12 +67,14 @@ class Task(Generic[S]):
         groups: the tensors that are watched in one run; the next group takes another.
         batch: samples in a run, where the model's batch size is free.
         optimize: whether ONNX Runtime may rewrite the model.
+        shapes: those of one sample, of tensors that the model can sum up; see `sketches`.
     """
 
     observers: tuple[tuple[str, Observer[S]], ...]
     groups: tuple[tuple[str, ...], ...]
     batch: int
     optimize: bool
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 class Watch(Generic[S]):
@@ -85,10 +88,8 @@ class Watch(Generic[S]):
         self._task = task
         self._observers = dict(task.observers)
         self._specs = input_specs(model)
-        self._sessions = [
-            Session(tapped(model, group), optimize=task.optimize, threads=1)
-            for group in task.groups
-        ]
+        self._model = model
+        self._groups = [(group, *self._prepared(group)) for group in task.groups]
 
     def run(self, window: Iterable[Feed]) -> dict[str, S]:
         """The statistics of all tensors over the samples in `window`.
@@ -99,12 +100,27 @@ class Watch(Generic[S]):
         found: dict[str, S] = {}
         for feed, _ in batches(window, self._specs, self._task.batch):
             samples = self._samples(feed)
-            for session in self._sessions:
+            for group, session, sketches in self._groups:
                 values = session.run({name: feed[name] for name in session.inputs})
-                for name in session.outputs:
-                    statistic = self._observe(name, values.pop(name), samples)
+                for name in group:
+                    statistic: Any = None
+                    if name in sketches:
+                        statistic = sketches[name].histogram(values)
+                        if statistic is None:
+                            statistic = self._observe(name, self._whole(name, feed), samples)
+                    else:
+                        statistic = self._observe(name, values.pop(name), samples)
                     merge(found, name, statistic)
         return found
+
+    def _prepared(self, group: tuple[str, ...]) -> tuple[Session, dict[str, Sketch]]:
+        model, sketches = sketched(self._model, group, dict(self._task.shapes))
+        return Session(model, optimize=self._task.optimize, threads=1), sketches
+
+    def _whole(self, name: str, feed: Feed) -> np.ndarray[Any, Any]:
+        """All values of a tensor that could not be summed up."""
+        session = Session(tapped(self._model, [name]), optimize=self._task.optimize, threads=1)
+        return session.run({name: feed[name] for name in session.inputs})[name]
 
     def _samples(self, feed: Feed) -> int:
         if not self._specs or not self._specs[0].batched:
