@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from graphopt.emit.tensorrt.monitor import BuildProgress, read_progress
@@ -77,9 +78,9 @@ def _run(command: list[str], folder: Path, request: BuildRequest, progress: Prog
         )
         deadline = time.monotonic() + request.timeout_s
         try:
-            for first in _states(process, folder, deadline):
-                steps = _steps(first, _states(process, folder, deadline))
-                for _ in progress.track(steps, first.phase, first.total):
+            phases = groupby(_states(process, folder, deadline), lambda s: (s.phase, s.total))
+            for (phase, total), states in phases:
+                for _ in progress.track(_steps(states), phase, total):
                     pass
             return process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -97,7 +98,7 @@ def _run(command: list[str], folder: Path, request: BuildRequest, progress: Prog
 def _states(
     process: subprocess.Popen[bytes], folder: Path, deadline: float
 ) -> Iterator[BuildProgress]:
-    """How far the build is, from the moment it says so, until the process ends.
+    """How far the build is, from the moment it says so, until the process has ended.
 
     Raises:
         subprocess.TimeoutExpired: at the deadline.
@@ -113,14 +114,15 @@ def _states(
             process.wait(min(_POLL_S, left))
         except subprocess.TimeoutExpired:
             continue
+    last = read_progress(folder)
+    if last is not None:
+        yield last
 
 
-def _steps(first: BuildProgress, states: Iterator[BuildProgress]) -> Iterator[int]:
-    """Each step of the phase `first` once, until another phase begins."""
+def _steps(states: Iterator[BuildProgress]) -> Iterator[int]:
+    """Each step of a phase once."""
     shown = 0
     for state in states:
-        if state.phase != first.phase or state.total != first.total:
-            return
         yield from range(shown, state.done)
         shown = max(shown, state.done)
 
