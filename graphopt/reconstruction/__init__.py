@@ -9,6 +9,7 @@ from graphopt.reconstruction.columns import (
 )
 from graphopt.reconstruction.constants import adder_behind, is_own, set_constant
 from graphopt.reconstruction.moments import RIDGE, Moments
+from graphopt.reconstruction.refitting import Refit, enough_rows
 from graphopt.reconstruction.rounding import round_weights
 from graphopt.reconstruction.stream import Stream, needed_from, stretch
 
@@ -16,11 +17,13 @@ __all__ = [
     "RIDGE",
     "Geometry",
     "Moments",
+    "Refit",
     "Stream",
     "adder_behind",
     "conv_matrix",
     "conv_rows",
     "conv_weight",
+    "enough_rows",
     "is_own",
     "matrix_rows",
     "needed_from",

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphopt_passes.quantize.mixed import REFINEMENTS, Goal, Search
+from graphopt_passes.quantize.goal import Goal
+from graphopt_passes.quantize.mixed import REFINEMENTS, Search
 from graphopt_passes.quantize.sensitivity import Layer
 
 Choice = frozenset[str]

@@ -23,7 +23,7 @@ _UINT8 = Numbers(
 )
 
 # Measured with ONNX Runtime 1.32 on one core with AVX-512 VNNI, in chains of equal nodes.
-# Depthwise Convs are 2 to 6 times as slow in integers as in float, HardSwish and SiLU 4 times;
+# Depthwise Convs are 2 to 6 times as slow in integers as in float, HardSwish 4 times;
 # 1x1 Convs gain from 32 channels on, 3x3 Convs from 16.
 _COSTS = Costs(
     block=16,

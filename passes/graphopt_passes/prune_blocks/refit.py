@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -17,16 +16,20 @@ import onnx_ir as ir
 from graphopt.data.feeds import Feed, Samples, batches, input_specs
 from graphopt.ir import is_standard, label
 from graphopt.progress import Progress
-from graphopt.reconstruction import Geometry, Moments, Stream, conv_rows, matrix_rows
+from graphopt.reconstruction import (
+    Geometry,
+    Moments,
+    Refit,
+    Stream,
+    conv_rows,
+    enough_rows,
+    matrix_rows,
+)
 from graphopt.runtime.tap import require_finite
 from graphopt_passes.prune_blocks.dropping import Array
 from graphopt_passes.prune_blocks.linear import Linear, added_behind
 from graphopt_passes.prune_blocks.targets import Target, target_behind
 
-MAX_ROWS = 60_000
-"""Rows (positions of all samples) that one layer is fitted on, at most."""
-ROWS_PER_INPUT, MIN_ROWS = 50, 8192
-"""More rows than so many for each input of a layer, and than so many in all, change nothing."""
 MAX_INPUTS = 4096
 """A layer with more inputs per group stays as it is: its Gram matrix is too large."""
 HELD_BYTES = 512 << 20
@@ -35,19 +38,6 @@ BATCH = 16
 FEWEST_RUNS = 4
 HELD_OUT = 4
 """One run in so many says whether a refit is any good."""
-
-
-@dataclass
-class Refit:
-    """What the refit did.
-
-    Attributes:
-        layers: name, and the relative error on held-out rows before and after.
-        declined: name and reason.
-    """
-
-    layers: list[tuple[str, float, float]] = field(default_factory=list)
-    declined: list[tuple[str, str]] = field(default_factory=list)
 
 
 def refit(
@@ -80,7 +70,7 @@ def refit(
 
     sides = _Sides(original, model, feeds, layers)
     for number, linear in enumerate(progress.track(layers, "refitting layers", len(layers))):
-        rows = min(MAX_ROWS, max(MIN_ROWS, ROWS_PER_INPUT * linear.matrix.shape[1]))
+        rows = enough_rows(linear.matrix.shape[1])
         _solve(linear, sides.rows(number, max(1, rows // runs)), result)
     return result
 

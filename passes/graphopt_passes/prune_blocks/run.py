@@ -10,12 +10,10 @@ from graphopt.data.parts import split
 from graphopt.errors import GraphoptError
 from graphopt.ir import check, named_nodes
 from graphopt.pipeline.base import Declined, PassContext, PassResult
-from graphopt.progress import Quiet
-from graphopt.runtime.session import Session
 from graphopt_passes.prune_blocks.search import Search
 from graphopt_passes.prune_blocks.survey import Priced, Survey
+from graphopt_passes.quantize.goal import goal_of
 from graphopt_passes.quantize.judge import Judge
-from graphopt_passes.quantize.mixed import Goal
 
 if TYPE_CHECKING:
     from graphopt_passes.prune_blocks import PruneBlocks
@@ -54,7 +52,7 @@ def prune(options: PruneBlocks, model: ir.Model, context: PassContext) -> PassRe
     judge = Judge(model, held_out)
     search = Search(model, survey, fit, judge, compensate, context.progress)
     priced = survey.priced(model, blocks, facts)
-    goal = _goal(options, model, judge, context)
+    goal = goal_of(options.min_sqnr, options.max_drop, model, judge, context, where=WHERE)
     missed = search.run(most, priced, goal)
     notes.append(_outcome(search, priced, held_out.description))
     if goal is not None and missed is not None:
@@ -85,25 +83,6 @@ def _nothing(model: ir.Model, declined: list[Declined], n: int | None) -> PassRe
     unmet = None if n is None else f"n={n}: {note}"
     notes = (note,) if unmet is None else ()
     return PassResult(model, False, notes=notes, declined=tuple(declined), unmet=unmet)
-
-
-def _goal(options: PruneBlocks, model: ir.Model, judge: Judge, context: PassContext) -> Goal | None:
-    if options.min_sqnr is not None:
-        demand = f"min_sqnr={options.min_sqnr:g}"
-        return Goal(judge.sqnr, options.min_sqnr, demand, lambda figure: f"{figure:.1f} dB")
-    if options.max_drop is None:
-        return None
-    evaluation = context.evaluation
-    if evaluation is None:
-        raise GraphoptError("max_drop needs an evaluation", where=WHERE, fix="give --eval SOURCE")
-    quiet = Quiet()  # each measurement is one of many
-    before = evaluation.score(Session(model).run, quiet)
-    return Goal(
-        lambda changed: evaluation.score(Session(changed).run, quiet),
-        before - options.max_drop - 1e-9 * max(1.0, abs(before)),
-        f"max_drop={options.max_drop:g}",
-        lambda figure: f"{evaluation.metric} {figure:.2f} (before: {before:.2f})",
-    )
 
 
 def _outcome(search: Search, priced: list[Priced], data: str) -> str:

@@ -10,14 +10,15 @@ import onnx_ir as ir
 from graphopt.data.feeds import Samples
 from graphopt.ir.facts import Facts
 from graphopt.progress import Progress
+from graphopt.reconstruction import Refit
 from graphopt_passes.eliminate_dead.elimination import eliminate_dead
 from graphopt_passes.prune_blocks.blocks import Block
 from graphopt_passes.prune_blocks.dropping import Array, branch_means, drop
 from graphopt_passes.prune_blocks.influence import influences
-from graphopt_passes.prune_blocks.refit import Refit, refit
+from graphopt_passes.prune_blocks.refit import refit
 from graphopt_passes.prune_blocks.survey import Priced, Survey
+from graphopt_passes.quantize.goal import Goal
 from graphopt_passes.quantize.judge import Judge
-from graphopt_passes.quantize.mixed import Goal
 
 SHORTLIST = 3
 """Of the blocks that are least needed by themselves, so many are tried with a refit behind them."""

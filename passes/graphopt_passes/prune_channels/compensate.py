@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from graphopt.data.feeds import Feed, Samples, batches, input_specs
 from graphopt.ir import constant_array, constant_tensor, is_standard, sole_use, subgraphs
 from graphopt.progress import Progress
-from graphopt.reconstruction import Moments, Stream
+from graphopt.reconstruction import Moments, Refit, Stream
 from graphopt_passes.prune_channels.groups import Cut
 from graphopt_passes.prune_channels.labelling import Labelling, Layer, Mix
 from graphopt_passes.prune_channels.rows import Rows, plan_runs
@@ -38,19 +37,6 @@ HELD_BYTES = 512 << 20
 BATCH_BYTES = 512 << 20
 ROUNDING = 4
 """A relative error of so many roundings of the layer's type leaves nothing to correct."""
-
-
-@dataclass
-class Refit:
-    """What compensation did.
-
-    Attributes:
-        layers: name, and the relative error on held-out rows before and after.
-        declined: name and reason.
-    """
-
-    layers: list[tuple[str, float, float]] = field(default_factory=list)
-    declined: list[tuple[str, str]] = field(default_factory=list)
 
 
 def compensate(

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from graphopt.data.feeds import InputSpec, Samples, batches
-from graphopt.reconstruction import Geometry, conv_rows, matrix_rows
+from graphopt.reconstruction import Geometry, conv_rows, enough_rows, matrix_rows
 from graphopt.runtime.tap import require_finite
 from graphopt_passes.prune_channels.groups import Cut
 from graphopt_passes.prune_channels.labelling import Labelling, Layer
@@ -20,10 +20,6 @@ from graphopt_passes.prune_channels.scores import out_channel_axis
 
 Array: TypeAlias = "NDArray[Any]"
 
-MAX_ROWS = 60_000
-"""Rows (positions of all samples) that one layer is fitted on, at most."""
-ROWS_PER_INPUT, MIN_ROWS = 50, 8192
-"""More rows than so many for each input of a layer, and than so many in all, change nothing."""
 HELD_OUT = 4
 """One sample in so many says whether a refit is any good."""
 
@@ -81,7 +77,7 @@ class Rows:
         inputs = len(layer.in_labels) // layer.groups
         if layer.kind == "Conv":
             inputs *= math.prod(len(labels) for labels in layer.slot.labels[2:])
-        rows = min(MAX_ROWS, max(MIN_ROWS, ROWS_PER_INPUT * inputs))
+        rows = enough_rows(inputs)
         self._quota = max(1, rows // max(len(runs), 1))
 
     def take(

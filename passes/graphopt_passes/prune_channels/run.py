@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError, did_you_mean
-from graphopt.ir import (
-    check,
-    infer_shapes,
-)
+from graphopt.ir import check, infer_shapes
 from graphopt.pipeline.base import PassContext, PassResult
+from graphopt.reconstruction import Refit
 from graphopt_passes.prune_channels import telling
 from graphopt_passes.prune_channels.apply import cut_channels
 from graphopt_passes.prune_channels.canonical import canonical
-from graphopt_passes.prune_channels.compensate import Refit, compensate
+from graphopt_passes.prune_channels.compensate import compensate
 from graphopt_passes.prune_channels.facts import choose_sizes, gather_facts
 from graphopt_passes.prune_channels.groups import Cut, find_groups
 from graphopt_passes.prune_channels.heads import turn_heads

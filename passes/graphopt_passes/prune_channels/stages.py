@@ -11,9 +11,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from graphopt.pipeline.base import PassContext
+from graphopt.reconstruction import Refit
 from graphopt_passes.prune_channels.allocation import Ladder, allocate, cut_of, damages
 from graphopt_passes.prune_channels.budget import Budget, Quantity
-from graphopt_passes.prune_channels.compensate import Refit
 from graphopt_passes.prune_channels.groups import Cut, Group, choose, find_groups, is_scored, spread
 from graphopt_passes.prune_channels.labelling import Labelling
 from graphopt_passes.prune_channels.scores import score

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from graphopt.data.feeds import Samples
 from graphopt.data.parts import Part, split
-from graphopt.errors import GraphoptError
 from graphopt.pipeline.base import PassContext
-from graphopt.progress import Quiet
-from graphopt.runtime.session import Session
+from graphopt_passes.quantize.goal import Goal, goal_of
 from graphopt_passes.quantize.judge import Judge
-from graphopt_passes.quantize.mixed import Goal, Search
+from graphopt_passes.quantize.mixed import Search
 from graphopt_passes.quantize.quantizer import Quantizer
 from graphopt_passes.quantize.sensitivity import Layer, measure_layers
 
@@ -64,7 +62,14 @@ def choose_floating(
     judge = Judge(quantizer.model, held_out)
     layers = measure_layers(quantizer, judge, context.progress)
     everywhere = judge.sqnr(quantizer.write().model)
-    goal = _goal(quantizer, judge, context, options)
+    goal = goal_of(
+        options.min_sqnr,
+        options.max_drop,
+        quantizer.model,
+        judge,
+        context,
+        where="pass 'quantize'",
+    )
     search = None if goal is None else _searched(quantizer, layers, goal, context)
     floating = frozenset() if search is None else search.best
     worst = sorted(layers, key=lambda layer: layer.sqnr_db)
@@ -94,29 +99,6 @@ def choose_floating(
     if not search.met:
         return Choice(floating, details, tuple(notes), unmet=outcome)
     return Choice(floating, details, (*notes, outcome))
-
-
-def _goal(
-    quantizer: Quantizer, judge: Judge, context: PassContext, options: Quantize
-) -> Goal | None:
-    if options.min_sqnr is not None:
-        demand = f"min_sqnr={options.min_sqnr:g}"
-        return Goal(judge.sqnr, options.min_sqnr, demand, lambda figure: f"{figure:.1f} dB")
-    if options.max_drop is None:
-        return None
-    evaluation = context.evaluation
-    if evaluation is None:
-        raise GraphoptError(
-            "max_drop needs an evaluation", where="pass 'quantize'", fix="give --eval SOURCE"
-        )
-    quiet = Quiet()  # the search has a bar of its own
-    before = evaluation.score(Session(quantizer.model).run, quiet)
-    return Goal(
-        lambda model: evaluation.score(Session(model).run, quiet),
-        before - options.max_drop - 1e-9 * max(1.0, abs(before)),
-        f"max_drop={options.max_drop:g}",
-        lambda figure: f"{evaluation.metric} {figure:.2f} (float: {before:.2f})",
-    )
 
 
 def _searched(

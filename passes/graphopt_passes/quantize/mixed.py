@@ -21,27 +21,11 @@ from itertools import product
 
 import onnx_ir as ir
 
+from graphopt_passes.quantize.goal import Goal
 from graphopt_passes.quantize.sensitivity import Layer
 
 REFINEMENTS = 16
 """So many models are measured, at most, to better a choice that is good enough."""
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What the quantized model has to reach.
-
-    Attributes:
-        measure: the figure of a model, the higher the better.
-        least: what it must be at least.
-        demand: that, as the user wrote it.
-        shown: a figure, for people.
-    """
-
-    measure: Callable[[ir.Model], float]
-    least: float
-    demand: str
-    shown: Callable[[float], str]
 
 
 @dataclass

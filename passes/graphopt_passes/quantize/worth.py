@@ -57,7 +57,7 @@ def slower_layers(
         return candidates if nowhere else []  # of nodes whose shapes are not known, it is 0
     if everywhere <= chosen:
         return []
-    return [candidate for candidate in candidates if candidate not in integer]
+    return [candidate for candidate in candidates if candidate.node not in best]
 
 
 class _Times:
