@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic
 
 import onnx_ir as ir
 
@@ -19,6 +19,7 @@ from graphopt.ir import (
     default_opset,
     forget_shapes,
     infer_shapes,
+    is_standard,
     nodes_of,
     static_shape,
 )
@@ -60,11 +61,10 @@ class Plan(Generic[S]):
         groups = list(_groups(sizes, budget // batch))
         largest = batch * max(sum(sizes[name] for name in group) for group in groups)
         task = Task(
-            tuple(observers.items()),
+            tuple(_observed(model, inferred, observers)),
             tuple(groups),
             batch,
             _is_plain(inferred),
-            tuple(_large(model, inferred, observers)),
         )
         return cls(task, budget // max(1, largest))
 
@@ -83,29 +83,48 @@ def _inferred(model: ir.Model, feed: Feed) -> ir.Model:
     return copy
 
 
-def _large(
+def _observed(
     model: ir.Model, inferred: ir.Model, observers: Mapping[str, Observer[S]]
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The tensors that the model can sum up itself, and their shapes in one sample.
+) -> Iterator[tuple[str, Observer[Any]]]:
+    """The observers, with positions where the model can sum the tensor up itself.
 
-    They are of the same size in each sample, with the batch outermost, and not all of them counted.
+    Such tensors are of the same size in each sample, with the batch outermost, and not all of
+    their values are counted.
     """
     fixed = all(
         spec.batched and all(isinstance(length, int) for length in spec.shape[1:])
         for spec in input_specs(model)
     )
-    if not fixed or default_opset(model) < LEAST_OPSET:
-        return
+    fixed = fixed and default_opset(model) >= LEAST_OPSET
     values = ir.convenience.create_value_mapping(inferred.graph)
     for name, observer in observers.items():
         value = values.get(name)
-        if value is None or not isinstance(observer, HistogramObserver):
-            continue
-        shape = static_shape(value)
-        if shape is None or value.dtype != ir.DataType.FLOAT or shape[:1] != (1,):
-            continue
-        if Positions.of(math.prod(shape), 1).step > 1:
-            yield name, shape
+        if fixed and value is not None and isinstance(observer, HistogramObserver):
+            yield name, HistogramObserver(_positions(value))
+        else:
+            yield name, observer
+
+
+def _positions(value: ir.Value) -> Positions | None:
+    """Those in one sample of `value`; None if it cannot be summed up or need not be."""
+    shape = static_shape(value)
+    if shape is None or value.dtype != ir.DataType.FLOAT or shape[:1] != (1,):
+        return None
+    if len(shape) == 4 and _is_map(value):
+        positions = Positions.of_maps(*shape[1:])
+    else:
+        positions = Positions.of(math.prod(shape), 1)
+    return None if positions.every else positions
+
+
+_OF_MAPS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool")
+
+
+def _is_map(value: ir.Value) -> bool:
+    """Whether its axes are batch, channels, height and width: its neighbours tell."""
+    neighbours = [use.node for use in value.uses() if use.idx == 0]
+    neighbours += [producer] if (producer := value.producer()) is not None else []
+    return any(is_standard(node, *_OF_MAPS) for node in neighbours)
 
 
 def _sizes(model: ir.Model, names: Mapping[str, object]) -> dict[str, int]:

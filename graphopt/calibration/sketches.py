@@ -1,12 +1,12 @@
 """Large tensors that the model itself sums up, so that not all of their values have to leave it.
 
-A feature map that is an output is copied, and read three times more from memory. As the model's own
-last nodes, while it is still in the cache, the same costs two thirds (resnet50).
+A feature map that is an output is copied, and read three times more from memory: half of the time
+that resnet50 takes. As nodes of the model that follow the one that makes it, while it is still in
+the cache, the same costs a sixth.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,41 +27,51 @@ EVERYTHING = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class Sketch:
-    """The names of the outputs that stand for a tensor."""
+    """What stands for a tensor: the names of outputs.
 
-    low: str
-    high: str
-    total: str
-    """A sum, which is not finite if a value is not; ReduceMin and ReduceMax may miss a NaN."""
+    Attributes:
+        lows: the least value, or several of which one is the least.
+        highs: the greatest, likewise.
+        means: sums or means over parts, which are not finite if a value is not: the least and the
+            greatest may miss a NaN.
+        counted: the values at the positions.
+    """
+
+    lows: str
+    highs: str
+    means: str
     counted: str
 
     def histogram(self, outputs: Feed) -> Histogram | None:
         """That of the tensor; None if it cannot be told from `outputs`."""
-        if not np.isfinite(outputs[self.total]):
-            return None  # or the sum is beyond the greatest float
-        low, high = float(outputs[self.low]), float(outputs[self.high])
+        if not np.isfinite(outputs[self.means]).all():
+            return None  # or a sum is beyond the greatest float
+        low, high = float(outputs[self.lows].min()), float(outputs[self.highs].max())
         return Histogram.within(low, high, outputs[self.counted])
 
     @property
     def names(self) -> tuple[str, ...]:
-        return self.low, self.high, self.total, self.counted
+        return self.lows, self.highs, self.means, self.counted
 
 
 def sketched(
-    model: ir.Model, names: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]
+    model: ir.Model, names: tuple[str, ...], positions: Mapping[str, Positions]
 ) -> tuple[ir.Model, dict[str, Sketch]]:
     """A copy of `model` that gives the values `names`, and what stands for some of them instead.
 
     Args:
-        shapes: those of one sample, of what is summed up: float32, the batch outermost.
+        positions: those in one sample of what is summed up: float32, the batch outermost; along
+            three axes, feature maps [N, C, H, W].
     """
     copy = model.clone()
     values = ir.convenience.create_value_mapping(copy.graph)
-    fresh = Names(copy)
+    writer = _Writer(copy)
+    # ONNX Runtime starts at the last node that none reads and runs what that needs. So what reads
+    # the first tensors comes last, and each tensor is read soon after it is made.
     found = {
-        name: _sum_up(copy.graph, fresh, values[name], shapes[name])
-        for name in names
-        if name in shapes
+        name: writer.sketch(values[name], positions[name])
+        for name in reversed(names)
+        if name in positions
     }
     outputs = [
         output for name in names for output in (found[name].names if name in found else (name,))
@@ -69,25 +79,54 @@ def sketched(
     return tapped(copy, outputs), found
 
 
-def _sum_up(graph: ir.Graph, names: Names, value: ir.Value, shape: tuple[int, ...]) -> Sketch:
-    def node(operator: str, inputs: list[ir.Value], **attributes: Any) -> ir.Value:
-        new = ir.node(operator, inputs, attributes, name=names.fresh(f"{value.name}_{operator}"))
-        new.outputs[0].name = names.fresh(f"{value.name}_{operator}_output")
-        new.outputs[0].type = value.type
-        graph.append(new)
+class _Writer:
+    """Adds the nodes of sketches to a model."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._graph = model.graph
+        self._names = Names(model)
+        self._minus: dict[int, ir.Value] = {}
+
+    def sketch(self, value: ir.Value, positions: Positions) -> Sketch:
+        maps = len(positions.shape) == 3
+        made = (self._of_maps if maps else self._of_row)(value, positions)
+        return Sketch(*(str(output.name) for output in made))
+
+    def _of_row(self, value: ir.Value, positions: Positions) -> list[ir.Value]:
+        rows = self._node("Reshape", [value, self._constant(value, "rows", [-1, *positions.shape])])
+        ends = ([0], [EVERYTHING], [1], positions.steps)
+        names = ("start", "end", "axis", "step")
+        parts = [self._constant(value, name, end) for name, end in zip(names, ends, strict=True)]
+        reductions = [
+            self._node(operator, [value], keepdims=0)
+            for operator in ("ReduceMin", "ReduceMax", "ReduceSum")
+        ]
+        return [*reductions, self._node("Slice", [rows, *parts])]
+
+    def _of_maps(self, value: ir.Value, positions: Positions) -> list[ir.Value]:
+        """With operators that ONNX Runtime has for its own layout, [N, C/16, H, W, 16].
+
+        For any other it would first have to write [N, C, H, W], which costs more than they do.
+        """
+        channels = positions.shape[0]
+        if channels not in self._minus:
+            weights = np.full((channels, 1, 1, 1), -1, np.float32)
+            name = self._names.fresh(f"minus_{channels}")
+            self._minus[channels] = add_initializer(self._graph, name, weights)
+        negative = self._node("Conv", [value, self._minus[channels]], group=channels)
+        low = self._node("Neg", [self._node("GlobalMaxPool", [negative])])
+        high, mean = (self._node(f"Global{kind}Pool", [value]) for kind in ("Max", "Average"))
+        steps = list(positions.steps[1:])
+        return [low, high, mean, self._node("MaxPool", [value], kernel_shape=[1, 1], strides=steps)]
+
+    def _node(self, operator: str, inputs: list[ir.Value], **attributes: Any) -> ir.Value:
+        name = f"{inputs[0].name}_{operator}"
+        new = ir.node(operator, inputs, attributes, name=self._names.fresh(name))
+        new.outputs[0].name = self._names.fresh(f"{name}_output")
+        new.outputs[0].type = inputs[0].type
+        self._graph.append(new)
         return new.outputs[0]
 
-    def constant(name: str, *numbers: int) -> ir.Value:
-        return add_initializer(
-            graph, names.fresh(f"{value.name}_{name}"), np.array(numbers, np.int64)
-        )
-
-    size = math.prod(shape)
-    step = Positions.of(size, 1).step
-    rows = node("Reshape", [value, constant("rows", -1, size)])
-    parts = [constant("start", 0), constant("end", EVERYTHING), constant("axis", 1)]
-    counted = node("Slice", [rows, *parts, constant("step", step)])
-    low, high, total = (
-        node(operator, [value], keepdims=0) for operator in ("ReduceMin", "ReduceMax", "ReduceSum")
-    )
-    return Sketch(*(str(output.name) for output in (low, high, total, counted)))
+    def _constant(self, value: ir.Value, name: str, numbers: Any) -> ir.Value:
+        array = np.array(numbers, np.int64)
+        return add_initializer(self._graph, self._names.fresh(f"{value.name}_{name}"), array)

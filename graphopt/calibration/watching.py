@@ -42,10 +42,17 @@ class Observer(Protocol[S_co]):
 
 @dataclass(frozen=True)
 class HistogramObserver:
-    """Range and distribution of a whole tensor."""
+    """Range and distribution of a whole tensor.
+
+    Attributes:
+        positions: those in one sample, of a tensor that the model can sum up; see `sketches`.
+    """
+
+    positions: Positions | None = None
 
     def __call__(self, values: np.ndarray[Any, Any], samples: int, /) -> Histogram:
-        return Histogram.of(values, Positions.of(values.size, samples).take(values))
+        positions = self.positions or Positions.of(values.size, samples)
+        return Histogram.of(values, positions.take(values))
 
 
 @dataclass(frozen=True)
@@ -67,14 +74,12 @@ class Task(Generic[S]):
         groups: the tensors that are watched in one run; the next group takes another.
         batch: samples in a run, where the model's batch size is free.
         optimize: whether ONNX Runtime may rewrite the model.
-        shapes: those of one sample, of tensors that the model can sum up; see `sketches`.
     """
 
     observers: tuple[tuple[str, Observer[S]], ...]
     groups: tuple[tuple[str, ...], ...]
     batch: int
     optimize: bool
-    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 class Watch(Generic[S]):
@@ -114,8 +119,15 @@ class Watch(Generic[S]):
         return found
 
     def _prepared(self, group: tuple[str, ...]) -> tuple[Session, dict[str, Sketch]]:
-        model, sketches = sketched(self._model, group, dict(self._task.shapes))
-        return Session(model, optimize=self._task.optimize, threads=1), sketches
+        observers: dict[str, Any] = self._observers
+        positions = {
+            name: observer.positions
+            for name in group
+            if isinstance(observer := observers[name], HistogramObserver) and observer.positions
+        }
+        model, sketches = sketched(self._model, group, positions)
+        session = Session(model, optimize=self._task.optimize, threads=1, by_index=True)
+        return session, sketches
 
     def _whole(self, name: str, feed: Feed) -> np.ndarray[Any, Any]:
         """All values of a tensor that could not be summed up."""

@@ -29,13 +29,22 @@ _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 class Session:
     """A model in ONNX Runtime on the CPU."""
 
-    def __init__(self, model: ir.Model, *, optimize: bool = False, threads: int = 0) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        *,
+        optimize: bool = False,
+        threads: int = 0,
+        by_index: bool = False,
+    ) -> None:
         """Prepares `model` to run.
 
         Args:
             optimize: whether ONNX Runtime may rewrite the model. Off by default, so that what is
                 measured is the model itself; some of its rewrites change the numbers.
             threads: for one operator; 0 for as many as there are cores.
+            by_index: of the nodes whose inputs are there, the one that ONNX Runtime numbered first
+                runs next. Otherwise it goes from the outputs back.
 
         Raises:
             GraphoptError: if ONNX Runtime cannot run the model.
@@ -47,6 +56,8 @@ class Session:
         )
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
+        if by_index:
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         if not optimize:  # waiting threads that spin take the processor from numpy's between runs
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:

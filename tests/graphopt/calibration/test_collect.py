@@ -238,8 +238,8 @@ def test_positions_meet_every_channel_and_every_column(size: int) -> None:
 
 
 def test_what_does_not_divide_into_samples_is_one() -> None:
-    assert Positions.of(7, 2) == Positions(1, 7, 1)
-    assert Positions.of(0, 0) == Positions(1, 0, 1)
+    assert Positions.of(7, 2) == Positions(1, (7,), (1,))
+    assert Positions.of(0, 0) == Positions(1, (0,), (1,))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
