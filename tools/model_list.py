@@ -183,9 +183,8 @@ def last_state() -> Example:
 
 
 def grouped_queries() -> Example:
-    """int64 `tokens` [2, 16] to `logits` [2, 16, 1000]."""
-    tokens = torch.randint(0, VOCABULARY, (2, 16))
-    return Example(GroupedQueries(VOCABULARY), (tokens,), ("tokens",), ("logits",))
+    """`features`, float32 [2, 16, 64], to `outputs`, the same."""
+    return Example(GroupedQueries(), (torch.randn(2, 16, 64),), ("features",), ("outputs",))
 
 
 def unet() -> Example:

@@ -43,21 +43,22 @@ def _double(inputs: int, outputs: int) -> nn.Sequential:
 
 class GroupedQueries(nn.Module):
     """Two blocks as in today's language models: RMS norms, rotary positions, grouped queries and a
-    gated product of two linear layers."""
+    gated product of two linear layers; on feature vectors, for a table of words would hold more
+    than all of that."""
 
-    def __init__(self, vocabulary: int, width: int = 128, blocks: int = 2) -> None:
+    def __init__(self, features: int = 64, width: int = 128, blocks: int = 2) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, width)
+        self.embed = nn.Linear(features, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
         self.norm = _RMSNorm(width)
-        self.head = nn.Linear(width, vocabulary, bias=False)
+        self.head = nn.Linear(width, features, bias=False)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        x = self.embedding(tokens)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
         for block in self.blocks:
             x = block(x)
-        logits: torch.Tensor = self.head(self.norm(x))
-        return logits
+        outputs: torch.Tensor = self.head(self.norm(x))
+        return outputs
 
 
 class _RMSNorm(nn.Module):
