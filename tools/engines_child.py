@@ -139,6 +139,7 @@ class Maker:
             "fp32_nodes": [name for name, kind in found.items() if kind == "fp32"],
             "weight_bytes": report.weight_bytes,
             "weight_bytes_by_type": report.weight_bytes_by_type,
+            "padding_bytes": report.padding_bytes,
             "written_bytes": report.activation_bytes,
             "not_int8": {
                 name: found.get(name) or "unknown"

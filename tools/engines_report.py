@@ -9,8 +9,8 @@ from engines_child import INT8, REPORTED, SIMPLIFIED, VARIANTS
 
 SHARE = 0.30
 """What int8+fp16 may leave of the weight bytes of the fp32 engine."""
-PADDED = 1.2
-"""Int8 weights this many times as large in the engine as in the file were laid out anew."""
+ZEROS = 0.1
+"""The share of the weight bytes from which on stored zeros are told."""
 NAMES = 3
 """How many nodes are named before the rest is counted."""
 Row = Mapping[str, Any]
@@ -32,8 +32,11 @@ Where the GPUs differ it is that of {first}. {last} computes no int8 Conv, so it
 """
 BYTES = """## Bytes
 
-A cell: the weights in the engine, and what the kernels write for one sample, in MB. The last column
-is what int8+fp16 leaves of the weights of the simplified engine.
+A cell: the weights in the engine, and what the kernels write for one sample, in MB ("?" where the
+builder's log does not say). The last column is what int8+fp16 leaves of the weights of the
+simplified engine. Zeros are not counted among weights: TensorRT-RTX pads each channel of an int8
+depthwise Conv to four, and where the batch is fixed the zeros are in the engine; export with a free
+batch to be rid of them.
 """
 
 
@@ -69,6 +72,7 @@ def remarks(row: Row) -> list[str]:
         lines += _alike(variant, {t: e["note"] for t, e in found.items() if e["note"]})
         if variant in VARIANTS[3:]:
             lines += _alike(variant, {t: text for t, e in found.items() if (text := _fp32(e))})
+            lines += _alike(variant, {t: text for t, e in found.items() if (text := _zeros(e))})
         if len({str(sorted(engine["nodes"].items())) for engine in found.values()}) > 1:
             each = (f"{target} {_nodes(engine)}" for target, engine in found.items())
             lines.append(f"{variant}: nodes differ: {', '.join(each)}")
@@ -112,14 +116,19 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _why_large(variant: Row, engine: Row) -> str:
+    """What the weights are: int8 in the engine and in the file, and who reads the float ones."""
     stored = engine["weight_bytes_by_type"].get("int8", 0)
-    if stored > PADDED * variant["int8_weights"]:
-        return (
-            f"the builder lays {_mb(variant['int8_weights'])} MB of int8 weights out in "
-            f"{_mb(stored)} MB"
-        )
-    parts = [f"{name} {_mb(size)} MB" for name, size in variant["float_weights"].items()]
-    return f"float weights that quantize leaves: {', '.join(parts[:NAMES])}"
+    readers = [f"{name} {_mb(size)}" for name, size in variant["float_weights"].items()]
+    return (
+        f"int8 {_mb(stored)} MB ({_mb(variant['int8_weights'])} in the file), others "
+        f"{_mb(engine['weight_bytes'] - stored)} MB (in the file: {', '.join(readers[:NAMES])})"
+    )
+
+
+def _zeros(engine: Row) -> str:
+    if engine["padding_bytes"] <= ZEROS * (engine["weight_bytes"] or 0):
+        return ""
+    return f"{_mb(engine['padding_bytes'])} MB of zeros beside the weights: the batch is fixed"
 
 
 def _nodes(engine: Row) -> str:
