@@ -26,16 +26,18 @@ from graphopt.data.feeds import Samples, input_specs
 from graphopt.data.samples import open_samples
 from graphopt.emit.tensorrt import DEFAULT_BATCH, ShapeRange
 from graphopt.errors import GraphoptError
+from graphopt.ir import walk
 from graphopt.targets import get_target
 
 Row = dict[str, Any]
 ORIGINAL, SIMPLIFIED, INT8 = "original", "simplified", "int8+fp16"
 PIPELINES = {
-    "fp16": "cast-precision",
-    INT8: "quantize,cast-precision",
-    "pruned": "prune-channels{ratio=0.3},quantize,cast-precision",
+    "fp16": None,
+    INT8: "quantize",
+    "pruned": "prune-channels{ratio=0.3},quantize",
 }
-"""What makes the other variants of the simplified one."""
+"""What makes the other variants of the simplified one, before `cast-precision`."""
+LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 VARIANTS = (ORIGINAL, SIMPLIFIED, *PIPELINES)
 REPORTED = "sm75"
 """Not among the GPUs that must take the model; INT8 is built for it all the same."""
@@ -62,7 +64,8 @@ def what_matters(target: str) -> Hashable:
     known = get_target(target)
     precisions = known.precisions & {"fp32", "fp16", "int8"}
     alignment = tuple(sorted(known.alignment.items()))
-    return known.family, precisions, alignment, known.opsets, known.unwanted_operators
+    weights = known.weight_formats & {"int8"}
+    return known.family, precisions, weights, alignment, known.opsets, known.unwanted_operators
 
 
 def shape_ranges(model: ir.Model, name: str) -> dict[str, ShapeRange]:
@@ -163,8 +166,12 @@ class Maker:
         if self._simplified is None:
             self._simplified, _ = self._optimize(graphopt.load(self._model), "lossless")
         model, promised = self._simplified, tuple[str, ...]()
-        if variant != SIMPLIFIED:
-            model, promised = self._optimize(model, PIPELINES[variant])
+        pipeline = PIPELINES.get(variant)
+        if pipeline is not None:
+            model, promised = self._optimize(model, pipeline)
+            model, _ = self._optimize(model, tables_in_int8(model))
+        if variant in PIPELINES:
+            model, _ = self._optimize(model, "cast-precision")
         path = self._folder / f"{VARIANTS.index(variant)}.onnx"
         graphopt.save(model, path)
         return Prepared(
@@ -184,6 +191,13 @@ class Maker:
         )
         rows = (row for step in done.report.steps for row in step.details.get("quantized", ()))
         return done.model, tuple(row["node"] for row in rows)
+
+
+def tables_in_int8(model: ir.Model) -> str:
+    """The pipeline that stores the tables that Gather reads in int8, and no layer's weights."""
+    layers = ",".join(sorted({node.op_type for node in walk(model.graph)} & LAYERS))
+    exclude = f",exclude=[{layers}]" if layers else ""
+    return f"quantize-weights{{format=int8,embeddings=true{exclude}}}"
 
 
 def float_weights(model: ir.Model) -> dict[str, int]:

@@ -17,11 +17,12 @@ Row = Mapping[str, Any]
 HEAD = """# What TensorRT makes of each model
 
 Made by `tools/bench_engines.py`. Every model is built with {builder} on a CPU for {targets}, as it
-is and in four variants: *simplified* (`lossless`), *fp16* (`fp16`), *int8+fp16* (`int8-fp16`) and
-*pruned* (30% of the channels of every group, then `int8-fp16`). A variant is made once and built
-for every GPU: all that the passes read of these targets is the same. The fixtures are calibrated on
-their own data, the others, which have random weights, on noise. A free batch is 1, 8 and 32; other
-free axes have one size.
+is and in four variants: *simplified* (`lossless`), *fp16* (`lossless,cast-precision`), *int8+fp16*
+(`lossless,quantize,quantize-weights,cast-precision`, where `quantize-weights` stores the tables
+that Gather reads in int8, and nothing else) and *pruned* (the same behind
+`prune-channels{{ratio=0.3}}`). A variant is made once and built for every GPU: all that the passes
+read of these targets is the same. The fixtures are calibrated on their own data, the others on
+noise. A free batch is 1, 8 and 32; other free axes have one size.
 """
 CELLS = """## Kernels
 
@@ -53,7 +54,7 @@ def engines(row: Row, variant: str) -> dict[str, Row]:
 
 def broken(row: Row) -> list[str]:
     """What must hold and does not: an engine that is not there, a promised node that is float."""
-    lines = [str(row["failure"])] if "failure" in row else []
+    lines: list[str] = [str(row["failure"])] if "failure" in row else []
     for variant in VARIANTS:
         found = engines(row, variant)
         missing = [target for target in required(row) if target not in found]
