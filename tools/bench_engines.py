@@ -9,9 +9,9 @@ node computes in, bytes. int8+fp16 is built for sm75 too, which is reported only
 a calib.npz beside it, that calibrates it; the others get noise.
 
 Every model is a process of its own with a time limit. What is in the JSON file already, for the
-same bytes of the model and the same targets, is not run again: delete the file to run all anew. The
-exit code is 1 if a model does not build, or if a node that `quantize` lists as quantized is not in
-an int8 kernel.
+same bytes of the model and the same targets, is not run again, unless it came to no end: delete the
+file to run all anew. The exit code is 1 if a model does not build, or if a node that `quantize`
+lists as quantized is not in an int8 kernel.
 """
 
 from __future__ import annotations
@@ -46,6 +46,11 @@ def bench(model: Path, targets: Sequence[str], limit_s: float) -> dict[str, Any]
         return found if failure is None else {**found, "failure": failure}
 
 
+def _is_done(row: dict[str, Any], key: dict[str, Any]) -> bool:
+    """Whether `row` came to its end, for the same bytes and targets."""
+    return key.items() <= row.items() and "failure" not in row
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -70,9 +75,7 @@ def main() -> int:
     report: dict[str, Any] = {}
     if arguments.json is not None and arguments.json.exists():
         report = json.loads(arguments.json.read_text())
-    left = [
-        model for model in models if not keys[model].items() <= report.get(model.stem, {}).items()
-    ]
+    left = [model for model in models if not _is_done(report.get(model.stem, {}), keys[model])]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         futures = {
             pool.submit(bench, model, arguments.targets, arguments.limit): model for model in left

@@ -167,8 +167,11 @@ def test_it_builds_and_resumes(
     assert "sm75" in row["variants"][INT8]["engines"]
     assert "5 of 5 engines of 1 models are built" in capsys.readouterr().out
     assert "| tiny | " in page.read_text()
-    monkeypatch.setattr(bench_engines, "bench", None)  # which fails if it is called
-    assert bench_engines.main() == 0
+    monkeypatch.setattr(bench_engines, "bench", lambda *_: {"variants": {}, "failure": "a crash"})
+    assert bench_engines.main() == 0, "what is done is not done again"
+    kept.write_text(json.dumps({"tiny": {**row, "failure": "timeout"}}))
+    assert bench_engines.main() == 1
+    assert "tiny: a crash\n" in capsys.readouterr().out
 
 
 def test_no_model_is_told(tmp_path: Path) -> None:
