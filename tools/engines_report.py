@@ -37,7 +37,9 @@ A cell: the weights in the engine, and what the kernels write for one sample, in
 builder's log does not say). The last column is what int8+fp16 leaves of the weights of the
 simplified engine. Zeros are not counted among weights: TensorRT-RTX pads each channel of an int8
 depthwise Conv to four, and where the batch is fixed the zeros are in the engine; export with a free
-batch to be rid of them.
+batch to be rid of them. Its int8 Convs write fp32, of which the next kernel makes int8, whatever
+the scales and the activation: that is why int8 nets of Convs have more kernels than fp16 ones, and
+write more.
 """
 
 
