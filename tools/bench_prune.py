@@ -19,14 +19,13 @@ same bytes of the model, is not run again. The exit code is 1 if a cut is not ex
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from onnx_files import digest, onnx_files
 from processes import run_child
 from prune_report import STYLES, is_exact, markdown, print_table
 
@@ -60,21 +59,6 @@ def _ask(command: list[str], request: dict[str, Any], limit_s: float) -> dict[st
         return {"failure": failure or "wrote nothing"}
 
 
-def _models(paths: Sequence[Path]) -> list[Path]:
-    found: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            sys.exit(f"{path}: no such file or folder")
-        found += sorted(path.glob("*.onnx")) if path.is_dir() else [path]
-    if not found:
-        sys.exit("no ONNX file found")
-    return found
-
-
-def _digest(model: Path) -> str:
-    return hashlib.sha256(model.read_bytes()).hexdigest()[:16]
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -89,7 +73,7 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = _arguments()
-    models = _models(arguments.models)
+    models = onnx_files(arguments.models)
     report: dict[str, Any] = {"models": {}, PEER: {}}
     if arguments.json is not None and arguments.json.exists():
         report |= json.loads(arguments.json.read_text())
@@ -99,10 +83,10 @@ def main() -> int:
             arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 
     for model in Bars().track(models, "models", total=len(models)):
-        digest = _digest(model)
-        if report["models"].get(model.stem, {}).get("sha256") != digest:
+        sha256 = digest(model)
+        if report["models"].get(model.stem, {}).get("sha256") != sha256:
             found = bench(model, arguments.limit)
-            report["models"][model.stem] = {"sha256": digest, **found}
+            report["models"][model.stem] = {"sha256": sha256, **found}
             keep()
     exported = [model for model in models if Path(model.stem).suffix[1:] in STYLES]
     names = list(dict.fromkeys(Path(model.stem).stem for model in exported))

@@ -40,6 +40,11 @@ def print_engine(report: EngineReport) -> None:
     stored = ", ".join(f"{n:,} {kind}" for kind, n in report.weight_bytes_by_type.items())
     total = "unknown" if report.weight_bytes is None else f"{report.weight_bytes:,}"
     console.print(f"weights in the engine: {total} bytes" + (f" ({stored})" if stored else ""))
+    if report.padding_bytes:
+        console.print(
+            f"zeros in the engine: {report.padding_bytes:,} bytes, with which int8 depthwise Convs "
+            "are padded; with a free batch size there are none"
+        )
     if report.activation_bytes is not None:
         console.print(f"written by kernels, for one sample: {report.activation_bytes:,} bytes")
     _print_unfused(console, report.unfused)

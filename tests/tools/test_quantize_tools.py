@@ -1,14 +1,12 @@
-"""bench_quantize.py and check_kernels.py: what they measure, and what they say of it."""
+"""bench_quantize.py: what it measures, and what it says of it."""
 
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from pathlib import Path
 
 import bench_quantize
-import check_kernels
 import numpy as np
 import pytest
 import quantize_report as report
@@ -122,16 +120,3 @@ def test_what_is_drawn_and_made_is_the_same_each_time() -> None:
             assert -1 <= first[0].min() < first[0].max() <= 1
             for one, other in zip(first, second, strict=True):
                 np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="TensorRT-RTX is for x86_64 only")
-def test_kernels_are_as_promised(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = tmp_path / "kernels.json"
-    assert run(check_kernels, monkeypatch, FIXTURES / "resnet.onnx", "--json", found) == 0
-    assert "| resnet.onnx | 12 | int8 12 |" in capsys.readouterr().out
-    (row,) = json.loads(found.read_text())
-    assert row["nodes"] == {"int8": 12}
-    row["float"] = {"conv": "fp32"}
-    assert check_kernels.remarks(row) == "conv is fp32"

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from graphopt.emit.tensorrt.kernel_table import COMPUTE_KINDS, Kernel, widest
+from graphopt.emit.tensorrt.kernel_table import COMPUTE_KINDS, Kernel, KernelTensor, widest
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,47 @@ def count_by_precision(kernels: Iterable[Kernel]) -> dict[str, int]:
 
 
 def weight_bytes(kernels: Iterable[Kernel]) -> int | None:
-    """The bytes of all constants, each counted once; None if the type of one is unknown."""
-    constants = {tensor.name: tensor for kernel in kernels for tensor in kernel.constants}
-    sizes = [tensor.nbytes for tensor in constants.values()]
+    """The bytes of all constants but padding, each once; None if the type of one is unknown."""
+    sizes = [tensor.nbytes for tensor, padding in _constants(kernels) if not padding]
     known = [size for size in sizes if size is not None]
     return sum(known) if len(known) == len(sizes) else None
 
 
 def weight_bytes_by_type(kernels: Iterable[Kernel]) -> dict[str, int]:
-    """The bytes of all constants whose type is known, each counted once, by their type."""
-    constants = {tensor.name: tensor for kernel in kernels for tensor in kernel.constants}
+    """The part of `weight_bytes` whose type is known, by type."""
     found: Counter[str] = Counter()
-    for tensor in constants.values():
-        found[tensor.dtype] += tensor.nbytes or 0
+    for tensor, padding in _constants(kernels):
+        if not padding:
+            found[tensor.dtype] += tensor.nbytes or 0
     return dict(sorted(found.items()))
+
+
+def padding_bytes(kernels: Iterable[Kernel]) -> int:
+    """The bytes of stored zeros: TensorRT-RTX pads each channel of an int8 depthwise Conv to four.
+
+    M: it joins data of (n, c, ...) to zeros of (n, c, 3, ...), which are a constant of the engine
+    where the shapes are fixed: many times the weights. With a free batch they are made on the way.
+    """
+    return sum(tensor.nbytes or 0 for tensor, padding in _constants(kernels) if padding)
+
+
+def _constants(kernels: Iterable[Kernel]) -> list[tuple[KernelTensor, bool]]:
+    """Each constant once, and whether it is padding."""
+    found = {
+        tensor.name: (tensor, _is_padding(tensor, kernel))
+        for kernel in kernels
+        for tensor in kernel.constants
+    }
+    return list(found.values())
+
+
+def _is_padding(tensor: KernelTensor, kernel: Kernel) -> bool:
+    """Whether the kernel's output is data of which each channel has got those of `tensor` too."""
+    if kernel.kind in COMPUTE_KINDS or len(tensor.shape) < 4:
+        return False
+    batch, channels, added, *sizes = tensor.shape
+    joined = (batch, channels * (1 + added), *sizes)
+    return any(out.shape == joined and out.dtype == tensor.dtype for out in kernel.outputs)
 
 
 def activation_bytes(kernels: Iterable[Kernel]) -> int | None:

@@ -60,6 +60,9 @@ _GENERATED_NAME = re.compile(r"__myl_((?:[A-Z][a-z]*)+)_myl")
 _INTERNAL = re.compile(r"(__mye|hvar\^)[0-9]+", re.ASCII)
 _LOCATION = re.compile(r", Location: [A-Za-z]+$", re.ASCII)
 _OPERATOR = re.compile(r"[A-Z][a-z]*")
+# M: a Conv that is compiled as a Gemm has "__gemm_from_conv1x1" behind the bracket.
+_ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*)\](?:__\w+)?", re.ASCII | re.DOTALL)
+_RECORD_END = re.compile(r"\](?:__\w+)?(?=\nName: )", re.ASCII)
 
 # By the builder's name: ours, and the bits of one element.
 _TYPES: Mapping[str, tuple[str, int]] = MappingProxyType(
@@ -274,13 +277,10 @@ def _onnx_nodes(cursor: _Cursor) -> tuple[str, ...]:
     if cursor.done() or cursor.text.startswith("\n", cursor.at):
         return ()
     start = cursor.at
-    end = cursor.text.find("]\nName: ", start)
-    cursor.at = end + 1 if end >= 0 else len(cursor.text)
-    items = cursor.text[start : cursor.at].split("\x1f")
-    prefix = "[ONNX Layer: "
-    return tuple(
-        item[len(prefix) : -1] for item in items if item.startswith(prefix) and item.endswith("]")
-    )
+    end = _RECORD_END.search(cursor.text, start)
+    cursor.at = end.end() if end is not None else len(cursor.text)
+    items = (_ONNX_LAYER.fullmatch(item) for item in cursor.text[start : cursor.at].split("\x1f"))
+    return tuple(item[1] for item in items if item is not None)
 
 
 def _operators(layer_type: str, name: str) -> tuple[str, ...]:

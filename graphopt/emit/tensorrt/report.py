@@ -11,6 +11,7 @@ from typing import Any
 from graphopt.emit.tensorrt.kernel_counts import (
     ComputeNode,
     count_by_precision,
+    padding_bytes,
     weight_bytes_by_type,
 )
 from graphopt.emit.tensorrt.kernel_table import COMPUTE_KINDS, Kernel
@@ -98,6 +99,11 @@ class EngineReport:
         """The part of `weight_bytes` that is stored in each type."""
         return weight_bytes_by_type(self.kernels or ())
 
+    @property
+    def padding_bytes(self) -> int:
+        """The bytes of zeros beside the weights, with which data is padded on the way."""
+        return padding_bytes(self.kernels or ())
+
     def to_json(self) -> dict[str, Any]:
         """Everything here as what JSON can hold."""
         return asdict(self) | {
@@ -109,4 +115,5 @@ class EngineReport:
             "kernels_by_kind": self.kernels_by_kind,
             "macs_by_precision": self.macs_by_precision,
             "weight_bytes_by_type": self.weight_bytes_by_type,
+            "padding_bytes": self.padding_bytes,
         }

@@ -13,6 +13,7 @@ import pytest
 
 from graphopt.emit.tensorrt import BuilderOptions, EngineReport, build_engine, parse_shapes
 from graphopt.errors import GraphoptError
+from graphopt.report.engine import print_engine
 from graphopt.targets import get_target
 
 pytestmark = pytest.mark.skipif(
@@ -104,6 +105,20 @@ def test_every_conv_and_gemm_of_a_quantized_model_is_int8(int8_report: EngineRep
         "fc",
     ]
     assert all(k.weights and k.weights.dtype == "int8" for k in int8_report.compute_kernels())
+
+
+def test_a_fixed_batch_stores_the_zeros_of_a_depthwise_conv(
+    tmp_path: Path, int8_report: EngineReport, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = build(models.int8_net(), tmp_path, shapes=parse_shapes("image=4x1x16x16"))
+    zeros = 4 * 16 * 3 * 16 * 16
+    assert (int8_report.padding_bytes, fixed.padding_bytes) == (0, zeros)
+    assert fixed.weight_bytes is not None
+    assert fixed.weight_bytes < zeros
+    print_engine(int8_report)
+    assert "zeros in the engine" not in capsys.readouterr().out
+    print_engine(fixed)
+    assert f"zeros in the engine: {zeros:,} bytes" in capsys.readouterr().out
 
 
 def test_without_weight_quantization_it_is_not_int8(tmp_path: Path) -> None:

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphopt.emit.tensorrt.engine import _kernels
-from graphopt.emit.tensorrt.kernel_counts import count_by_precision, match_nodes, weight_bytes
+from graphopt.emit.tensorrt.kernel_counts import (
+    count_by_precision,
+    match_nodes,
+    padding_bytes,
+    weight_bytes,
+    weight_bytes_by_type,
+)
 from graphopt.emit.tensorrt.kernel_table import HEADER, Kernel, KernelTableError, parse_kernel_table
 from graphopt.emit.tensorrt.request import BuildResult
 
@@ -211,6 +217,27 @@ def test_names_may_hold_the_separators() -> None:
     )
     assert [kernel.name for kernel in kernels] == ["n", odd, "z"]
     assert kernels[1].onnx_nodes == (odd, "x")
+
+
+def test_a_conv_that_is_compiled_as_a_gemm_ends_its_record_too() -> None:
+    metadata = "[ONNX Layer: conv]\x1f[ONNX Layer: a]__b]__gemm_from_conv1x1"
+    first, second = parse_kernel_table(
+        [table(line(metadata=metadata), line("z", metadata="[ONNX Layer: c]"))]
+    )
+    assert first.onnx_nodes == ("conv", "a]__b")
+    assert (second.name, second.onnx_nodes) == ("z", ("c",))
+
+
+def test_zeros_that_pad_channels_are_no_weights() -> None:
+    joined = tensor("joined", "1,128,20,20", "Int8")
+    zeros, scale = tensor("zeros", "1,32,3,20,20", "Int8"), tensor("scale", "1,32,1,1", "Float")
+    kernels = parse_kernel_table([table(line(constants=f"{zeros},{scale}", outputs=joined))])
+    assert padding_bytes(kernels) == 32 * 3 * 20 * 20
+    assert weight_bytes(kernels) == 32 * 4
+    assert weight_bytes_by_type(kernels) == {"fp32": 32 * 4}
+    other = tensor("table", "1,32,3,20,20", "Int8")
+    kept = parse_kernel_table([table(line(constants=other, outputs=tensor("y", "1,32", "Int8")))])
+    assert (padding_bytes(kept), weight_bytes(kept)) == (0, 32 * 3 * 20 * 20)
 
 
 @pytest.mark.parametrize(
