@@ -16,7 +16,7 @@ from graphopt.emit.tensorrt.gpu import compute_capability
 from graphopt.emit.tensorrt.messages import Complaint, fix_for, one_line
 from graphopt.emit.tensorrt.report import EngineReport
 from graphopt.emit.tensorrt.request import BuildRequest, EngineBackend
-from graphopt.emit.tensorrt.shapes import ShapeRange
+from graphopt.emit.tensorrt.shapes import ShapeRange, input_specs, profile_of
 from graphopt.emit.tensorrt.unfused import Unfused
 from graphopt.errors import GraphoptError
 from graphopt.progress import Progress, Quiet
@@ -108,8 +108,8 @@ def check_for(
         timeout_s: seconds for the parser, and for the build.
 
     Raises:
-        GraphoptError: if the file is no valid model, there are no engines for the target, or
-            the builder's own process fails while it parses.
+        GraphoptError: if the file is no valid model, `shapes` do not suit it, there are no
+            engines for the target, or the builder's own process fails while it parses.
     """
     from graphopt.ir import infer_shapes
 
@@ -119,6 +119,7 @@ def check_for(
             fix="choose a GPU; 'graphopt targets' lists them",
         )
     _require_valid(path)
+    profile_of(input_specs(model), shapes or {})
     infer_shapes(model)
     known = _for_target(survey(model, target), target)
     stages = [Stage("tables", _outcome(known), f"operators, Q/DQ and types of {target.name}")]

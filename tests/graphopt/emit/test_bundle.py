@@ -14,8 +14,15 @@ import onnxruntime as ort
 import pytest
 
 import graphopt.emit.tensorrt.bundle as bundle_package
-from graphopt.emit.tensorrt import BuilderOptions, EngineReport, build_engine, parse_shapes
+from graphopt.emit.tensorrt import (
+    BuilderOptions,
+    EngineReport,
+    batch_shapes,
+    build_engine,
+    parse_shapes,
+)
 from graphopt.errors import GraphoptError
+from graphopt.ir import load
 from graphopt.targets import get_target
 
 SHAPES = parse_shapes("image:1x3x16x16,2x3x16x16,4x3x16x16")
@@ -24,7 +31,12 @@ SHAPES = parse_shapes("image:1x3x16x16,2x3x16x16,4x3x16x16")
 def make(model: onnx.ModelProto, folder: Path, **options: object) -> EngineReport:
     """Makes a bundle in `folder`; on failure asserts that nothing has changed there."""
     path = models.save(model, folder / "source.onnx")
-    given: dict[str, object] = {"target": get_target("jetson-orin"), "backend": "bundle"}
+    given: dict[str, object] = {
+        "target": get_target("jetson-orin"),
+        "backend": "bundle",
+    }
+    if "shapes" not in options:
+        given["shapes"] = batch_shapes(load(path))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     try:
         return build_engine(path, folder / "out", **(given | options))  # type: ignore[arg-type]
@@ -124,7 +136,9 @@ def test_noise_is_told(tmp_path: Path) -> None:
 
 def test_external_data_comes_along(tmp_path: Path) -> None:
     path = models.save(models.float_net(), tmp_path / "big.onnx", external=True)
-    build_engine(path, tmp_path / "out", target=get_target("jetson-orin"), backend="bundle")
+    build_engine(
+        path, tmp_path / "out", target=get_target("jetson-orin"), backend="bundle", shapes=SHAPES
+    )
     assert (tmp_path / "out" / "model.onnx.data").is_file()
     assert "  model.onnx.data" in (tmp_path / "out" / "build.sh").read_text()
     onnx.checker.check_model(str(tmp_path / "out" / "model.onnx"))

@@ -15,7 +15,8 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.emit.tensorrt import BuilderOptions, build_engine, parse_shapes
+from graphopt.emit.tensorrt import BuilderOptions, batch_shapes, build_engine, parse_shapes
+from graphopt.ir import load
 from graphopt.targets import get_target
 
 SHAPES = parse_shapes("image:1x3x16x16,2x3x16x16,4x3x16x16")
@@ -23,6 +24,8 @@ SHAPES = parse_shapes("image:1x3x16x16,2x3x16x16,4x3x16x16")
 
 def bundle(folder: Path, model: onnx.ModelProto, **options: object) -> Path:
     path = models.save(model, folder / "source.onnx")
+    if "shapes" not in options:
+        options["shapes"] = batch_shapes(load(path))
     build_engine(
         path,
         folder / "a bundle",

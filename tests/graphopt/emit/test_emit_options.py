@@ -11,11 +11,12 @@ import engine_models as models
 import fake_tensorrt
 import pytest
 
-from graphopt.emit.tensorrt import BuilderOptions, build_engine, parse_shapes
+from graphopt.emit.tensorrt import BuilderOptions, batch_shapes, build_engine, parse_shapes
 from graphopt.emit.tensorrt.builder import Log, build
 from graphopt.emit.tensorrt.monitor import BuildProgress
 from graphopt.emit.tensorrt.request import BuildRequest
 from graphopt.errors import GraphoptError
+from graphopt.ir import load
 from graphopt.targets import get_target
 
 VERSIONS = fake_tensorrt.VERSIONS
@@ -29,7 +30,7 @@ def request(folder: Path, options: BuilderOptions, batch: int | str = 1) -> Buil
         target="jetson-orin",
         sm="8.7",
         opsets=(7, 25),
-        shapes={},
+        shapes=batch_shapes(load(path)),
         timeout_s=60,
         options=options,
     )

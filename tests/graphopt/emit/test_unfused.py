@@ -12,7 +12,7 @@ import onnx
 import pytest
 from engine_models import Graph
 
-from graphopt.emit.tensorrt import ComputeNode, EngineReport, build_engine
+from graphopt.emit.tensorrt import ComputeNode, EngineReport, batch_shapes, build_engine
 from graphopt.emit.tensorrt.unfused import find_unfused
 from graphopt.ir import load
 from graphopt.report.engine import print_engine, print_kernels
@@ -77,7 +77,8 @@ def made(make: Callable[[Graph, str], str]) -> onnx.ModelProto:
 
 def built(model: onnx.ModelProto, folder: Path) -> EngineReport:
     path = models.save(model, folder / "model.onnx")
-    return build_engine(path, folder / "model.engine", target=get_target("sm86"))
+    shapes = batch_shapes(load(path))
+    return build_engine(path, folder / "model.engine", target=get_target("sm86"), shapes=shapes)
 
 
 @needs_rtx
