@@ -123,6 +123,12 @@ def test_without_weight_quantization_it_is_not_int8(tmp_path: Path) -> None:
     assert report.compute_nodes_by_precision == {"fp32": 2}
 
 
+def test_a_small_product_of_one_row_is_a_gemm(tmp_path: Path) -> None:
+    report = build(models.float_net(1), tmp_path)
+    assert report.compute_nodes_by_precision == {"fp32": 3}
+    assert [k.kind for k in report.compute_kernels() if "fc" in k.onnx_nodes] == ["gemm"]
+
+
 def test_fused_attention_is_one_kernel_for_two_nodes(tmp_path: Path) -> None:
     report = build(models.attention(), tmp_path)
     assert report.compute_nodes_by_precision == {"fp16": 6}
@@ -157,7 +163,7 @@ def test_given_shapes_are_the_profile(tmp_path: Path) -> None:
     model = models.one_node("Relu", "n", 3, "height", "width")
     with pytest.raises(
         GraphoptError,
-        match=r"axis 2 of input 'x' \(nx3xheightxwidth\).*--shapes .x:1x3xheightxwidth,8x",
+        match=r"axis 0 of input 'x' \(nx3xheightxwidth\).*--shapes .x:1x3xheightxwidth,8x",
     ):
         build(model, tmp_path, shapes={})
     shapes = parse_shapes("x=1x3x8x8:2x3x16x16:4x3x32x32")
