@@ -31,6 +31,8 @@ def print_engine(report: EngineReport) -> None:
     for name, shapes in report.profile.items():
         least, best, most = ("x".join(map(str, shape)) for shape in shapes)
         console.print(f"input {escape(name)}: {least} to {most}, best at {best}")
+    for text in report.misread:
+        console.print(f"[yellow]warning[/]: {escape(text)}", soft_wrap=True)
     if report.kernels is None:
         console.print(f"[yellow]no kernel table:[/] {escape(report.kernel_table_note or '')}")
         return

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphopt.emit.tensorrt.backends import choose_backend
+from graphopt.emit.tensorrt.findings import misread
 from graphopt.emit.tensorrt.folder import replacing_folder
 from graphopt.emit.tensorrt.kernel_counts import activation_bytes, match_nodes, weight_bytes
 from graphopt.emit.tensorrt.kernel_table import Kernel, KernelTableError, parse_kernel_table
@@ -74,7 +75,7 @@ def build_engine(
         raise GraphoptError(
             "is not a file" if model.exists() else "no such file", where=str(model_path)
         )
-    from graphopt.ir import load
+    from graphopt.ir import infer_shapes, load
 
     loaded = load(model)
     profile_of(input_specs(loaded), shapes or {})  # before a builder is started
@@ -91,6 +92,7 @@ def build_engine(
             samples=samples,
         )
         result = chosen.build(request, progress or Quiet())
+        infer_shapes(loaded)
         return _report(Path(output_path), loaded, target, chosen.name, result)
 
 
@@ -135,6 +137,7 @@ def _report(
         compute_nodes=None,
         weight_bytes=None,
         warnings=result.warnings,
+        misread=tuple(finding.text for finding in misread(model)),
     )
     if kernels is None:
         return report

@@ -42,6 +42,7 @@ class EngineReport:
         activation_bytes: the bytes that the kernels write for one sample; None if not known.
         unfused: nodes that Q/DQ asks to be int8 or fp8, and that became float kernels.
         warnings: what the builder warned of.
+        misread: what TensorRT takes for something else than ONNX says, one line each.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class EngineReport:
     activation_bytes: int | None = None
     unfused: tuple[Unfused, ...] = ()
     warnings: tuple[str, ...] = ()
+    misread: tuple[str, ...] = ()
 
     def compute_kernels(self) -> tuple[Kernel, ...]:
         """The kernels with multiply-accumulates: convolutions, matrix products, fused attention."""

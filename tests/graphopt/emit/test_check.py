@@ -235,7 +235,7 @@ def test_an_opset_that_is_too_new_goes_no_further(tmp_path: Path) -> None:
     assert outcomes(report) == ["tables failed", "parser skipped", "build skipped"]
     assert [finding.text for finding in report.findings] == [
         "the model: uses opset 99, and sm86 takes 7 to 25; "
-        "convert it with --passes set-opset{version=25}"
+        "convert it with --passes set-opset{version=25}, or export it again with that"
     ]
 
 
