@@ -151,8 +151,8 @@ def check_for(
         findings += [_of_unfused(node, builder.target) for node in engine.unfused]
         outcome = PASSED
     except GraphoptError as error:
-        lacking = sorted({f.operator for f in findings if f.lacking == TENSORRT_RTX})
         failure = _of_error(error, model, builder.target)
+        lacking = sorted({f.operator for f in findings if f.lacking == TENSORRT_RTX})
         outcome = FAILED
         if lacking and not failure.node and builder.target is not target:
             outcome, note = SKIPPED, f"{note}, but lacks {', '.join(lacking)}"

@@ -101,7 +101,7 @@ def misread(model: ir.Model) -> list[Finding]:
     for node in nodes_of(model):
         if not is_standard(node, "QuantizeLinear", "DequantizeLinear"):
             continue
-        if _quantized_type(node) == "UINT8" and not _has_offset(node):
+        if _quantized_type(node) == "UINT8" and not _has_offset(node) and not _is_weight(node):
             reason = "TensorRT takes uint8 for int8: what is above 127 becomes another number"
             found.append(_finding(node, reason, SYMMETRIC_INT8, TENSORRT, is_error=False))
     return found
@@ -152,6 +152,8 @@ def _of_quantizer(node: ir.Node) -> Iterator[Finding]:
     kind = _quantized_type(node)
     if node.op_type == "DequantizeLinear" and kind == "INT32":
         yield _finding(node, "dequantizes int32, a bias", NO_INT32, TENSORRT)
+    elif kind == "UINT8" and _is_weight(node):
+        yield _finding(node, "TensorRT does not read uint8 weights", SYMMETRIC_INT8, TENSORRT)
     elif kind in _NOT_READ:
         fix = "quantize to int8"
         yield _finding(node, f"TensorRT does not read {kind.lower()} values", fix, TENSORRT)
@@ -159,8 +161,17 @@ def _of_quantizer(node: ir.Node) -> Iterator[Finding]:
     if zero is not None and constant_tensor(zero) is None:
         reason = "the zero point is not a constant"
         yield _finding(node, reason, "make it an initializer of zeros", TENSORRT)
+    elif constant_tensor(node.inputs[1]) is None:
+        reason = "the scale is not a constant: nothing behind it is int8, and some builds crash"
+        yield _finding(node, reason, "make it an initializer", TENSORRT, is_error=False)
     elif _has_offset(node):
         yield _finding(node, "the zero point is not 0", SYMMETRIC, TENSORRT)
+
+
+def _is_weight(node: ir.Node) -> bool:
+    from graphopt.ir import constant_tensor
+
+    return constant_tensor(node.inputs[0]) is not None
 
 
 def _has_offset(node: ir.Node) -> bool:

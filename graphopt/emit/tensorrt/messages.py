@@ -30,6 +30,14 @@ _FIXES = (
         "choose a target that has this data type, or another precision",
     ),
     (
+        re.compile(r"Found unsupported input type of UINT8"),
+        "quantize to int8, with zero points of 0",
+    ),
+    (
+        re.compile(r"Scale coefficients must all be positive"),
+        "give what is always 0 a small positive scale",
+    ),
+    (
         re.compile(r"Node input was not registered"),
         "every Loop around it needs a condition: give it a constant true as its second input",
     ),

@@ -59,7 +59,7 @@ def build_in_child(
             raise GraphoptError(
                 f"the builder process {_ending(status)}; its last words: {_tail(folder)}",
                 where=request.model,
-                fix="simplify the model, or report this to the builder's makers",
+                fix="see what 'graphopt check' finds, or report this to the builder's makers",
             )
         return BuildResult.from_json((folder / RESULT_FILE).read_text(encoding="utf-8"))
 

@@ -15,7 +15,7 @@ from graphopt.emit.tensorrt.kernel_counts import (
 )
 from graphopt.emit.tensorrt.kernel_table import COMPUTE_KINDS, Kernel
 from graphopt.emit.tensorrt.shapes import ShapeRange
-from graphopt.emit.tensorrt.unfused import Unfused
+from graphopt.emit.tensorrt.unfused import Unfused, find_fp32_rest
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,11 @@ class EngineReport:
         return dict(sorted(counts.items()))
 
     @property
+    def fp32_rest(self) -> tuple[str, ...]:
+        """The nodes that stayed fp32 in an engine without fp16, whose products are quantized."""
+        return find_fp32_rest(self.kernels or ())
+
+    @property
     def weight_bytes_by_type(self) -> dict[str, int]:
         """The part of `weight_bytes` that is stored in each type."""
         return weight_bytes_by_type(self.kernels or ())
@@ -110,5 +115,6 @@ class EngineReport:
             "compute_nodes_by_precision": self.compute_nodes_by_precision,
             "kernels_by_kind": self.kernels_by_kind,
             "macs_by_precision": self.macs_by_precision,
+            "fp32_rest": list(self.fp32_rest),
             "weight_bytes_by_type": self.weight_bytes_by_type,
         }

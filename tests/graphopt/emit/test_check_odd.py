@@ -109,6 +109,11 @@ REFUSED = [
         ],
     ),
     (
+        "(float[4] x) => (float[4] y) <uint8[4] w = {1, 2, 3, 4}, float s = {0.1}, uint8 z = {0}> "
+        "{ a = DequantizeLinear (w, s, z) y = Add (x, a) }",
+        [("n_a", "TensorRT does not read uint8 weights", "quantize to int8")],
+    ),
+    (
         "(uint8[4] x) => (float[4] y) { a = Add (x, x) y = Cast <to = 1> (a) }",
         [("n_a", "But type is UInt8", "cast to int32 or a float type first")],
     ),
@@ -148,6 +153,39 @@ def test_a_custom_operator_is_told(tmp_path: Path) -> None:
     (finding,) = checked(save(text, tmp_path, domain="com.acme")).findings
     assert (finding.node, finding.operator) == ("n_y", "com.acme.Fancy")
     assert "only with a TensorRT plugin of its name" in finding.text
+
+
+DYNAMIC_SCALE = (
+    "(float[1, 1, 3, 3] x) => (float[1, 1, 3, 3] y) <int8 z = {0}, int8[1, 1, 1, 1] v = {1}, "
+    "float t = {0.1}> { m = ReduceMax <keepdims = 0> (x) s = Abs (m) q = QuantizeLinear (x, s, z) "
+    "d = DequantizeLinear (q, s, z) w = DequantizeLinear (v, t, z) y = Conv (d, w) }"
+)
+
+
+def test_a_scale_that_changes_is_told(tmp_path: Path) -> None:
+    found = checked(save(DYNAMIC_SCALE, tmp_path)).findings
+    warnings = [finding for finding in found if not finding.is_error]
+    assert [finding.node for finding in warnings] == ["n_q", "n_d"]
+    assert all("the scale is not a constant" in finding.reason for finding in warnings)
+    # Whether it crashes is up to the version.
+    assert all("ended by SIGSEGV" in finding.reason for finding in found if finding.is_error)
+
+
+def test_more_than_2_gb_of_weights(tmp_path: Path) -> None:
+    """The weights are holes in a file."""
+    size = 24_000
+    text = f"(float[8, {size}] x) => (int64[2, n] y) {{ h = MatMul (x, w) y = NonZero (h) }}"
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 19]> g {text}')
+    weight = model.graph.initializer.add(
+        name="w", data_type=1, dims=[size, size], data_location=onnx.TensorProto.EXTERNAL
+    )
+    weight.external_data.add(key="location", value="w.data")
+    onnx.save(model, tmp_path / "m.onnx")
+    with (tmp_path / "w.data").open("wb") as file:
+        file.truncate(4 * size * size)
+    assert (tmp_path / "w.data").stat().st_size > 2 << 30
+    report = checked(tmp_path / "m.onnx")
+    assert [(f.node, f.operator) for f in report.findings] == [("y", "NonZero")]
 
 
 def test_a_crash_blames_an_operator_that_is_known_for_it(tmp_path: Path) -> None:
