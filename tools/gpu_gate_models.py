@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import graphopt
+from graphopt.cli.progress import Bars
 from graphopt.data.feeds import input_specs, join
 from graphopt.data.samples import open_samples
 from graphopt.emit.tensorrt import batch_shapes, build_engine
@@ -77,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default=str(FIXTURES / "calib.npz"), help="real samples")
     parser.add_argument("--target", default="sm86", help="what the kernel tables are for")
     options = parser.parse_args(arguments)
-    for model in options.models or sorted(FIXTURES.glob("*.onnx")):
+    models = options.models or sorted(FIXTURES.glob("*.onnx"))
+    for model in Bars().track(models, "models", len(models)):
         for line in make(model, options.data, options.out, options.target):
             print(line)
     return 0
