@@ -261,6 +261,27 @@ def test_a_model_that_no_tensorrt_of_the_target_reads(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("opset", "target", "doubted"),
+    [
+        (17, "jetson-orin", ["weights are stored in int8, which TensorRT 8 (JetPack 5 and 6.0)"]),
+        (19, "jetson-orin", []),
+        (23, "jetson-orin", ["the model's opset, 23, is younger than TensorRT 10.3"]),
+        (23, "jetson-thor", []),
+    ],
+)
+def test_what_an_older_tensorrt_may_refuse_is_a_warning(
+    tmp_path: Path, opset: int, target: str, doubted: list[str]
+) -> None:
+    model = models.int8_net()
+    model.opset_import[0].version = opset
+    *found, noise = make(model, tmp_path, target=get_target(target)).warnings
+    assert "are noise" in noise
+    assert len(found) == len(doubted)
+    for warning, expected in zip(found, doubted, strict=True):
+        assert warning.startswith(expected)
+
+
 def test_what_the_target_cannot_compute_is_refused(tmp_path: Path) -> None:
     g = models.Graph()
     scale = g.constant(np.array(0.1, np.float32))
