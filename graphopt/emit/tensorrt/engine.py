@@ -15,7 +15,13 @@ from graphopt.emit.tensorrt.findings import misread
 from graphopt.emit.tensorrt.folder import replacing_folder
 from graphopt.emit.tensorrt.kernel_counts import activation_bytes, match_nodes, weight_bytes
 from graphopt.emit.tensorrt.kernel_table import Kernel, KernelTableError, parse_kernel_table
-from graphopt.emit.tensorrt.options import BuilderOptions, require_dla, require_options
+from graphopt.emit.tensorrt.options import (
+    BuilderOptions,
+    require_dla,
+    require_dla_precision,
+    require_dla_shapes,
+    require_options,
+)
 from graphopt.emit.tensorrt.report import EngineReport
 from graphopt.emit.tensorrt.request import BuildRequest, BuildResult, EngineBackend
 from graphopt.emit.tensorrt.shapes import ShapeRange, input_specs, profile_of
@@ -75,10 +81,13 @@ def build_engine(
         raise GraphoptError(
             "is not a file" if model.exists() else "no such file", where=str(model_path)
         )
+    from graphopt.emit.tensorrt.bundle.needs import precisions_of
     from graphopt.ir import infer_shapes, load
 
     loaded = load(model)
-    profile_of(input_specs(loaded), shapes or {})  # before a builder is started
+    # Before a builder is started:
+    require_dla_shapes(options, profile_of(input_specs(loaded), shapes or {}))
+    require_dla_precision(options, precisions_of(loaded))
     with _output(chosen, Path(output_path), model) as place:
         request = BuildRequest(
             model=str(model),

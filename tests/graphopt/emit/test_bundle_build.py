@@ -224,6 +224,14 @@ def test_a_newer_opset_needs_a_newer_tensorrt(tmp_path: Path) -> None:
     assert "the model needs TensorRT 10.3 to 11 (its opset is 19)" in refused.stderr
 
 
+@pytest.mark.parametrize(("version", "status"), [("11.0", 2), ("11.1", 2), ("11.2", 0)])
+def test_two_versions_support_no_dla(tmp_path: Path, version: str, status: int) -> None:
+    trtexec = fake_trtexec.write(tmp_path / "bin" / "trtexec", version, like="11.4")
+    done = run(bundle(tmp_path, half_net(), options=DLA), trtexec)
+    assert done.returncode == status
+    assert ("supports no DLA; make the bundle without --dla-core" in done.stderr) == (status == 2)
+
+
 def normalized() -> onnx.ModelProto:
     g = models.Graph(opset=17)
     x = g.input("x", [1, 8])
