@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import graphopt
+from graphopt.emit.tensorrt import batch_shapes
 from graphopt.ir import nodes_of
 from graphopt.jobs.comparison import compare_models
 from graphopt.targets import get_target
@@ -62,7 +63,12 @@ def test_int8_costs_at_most_1_point(int8: tuple[Path, float]) -> None:
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="TensorRT-RTX is for x86_64 only")
 def test_every_conv_and_gemm_is_an_int8_kernel(int8: tuple[Path, float], tmp_path: Path) -> None:
-    engine = graphopt.build_engine(int8[0], tmp_path / "engine", target=get_target("sm86"))
+    engine = graphopt.build_engine(
+        int8[0],
+        tmp_path / "engine",
+        target=get_target("sm86"),
+        shapes=batch_shapes(graphopt.load(int8[0])),
+    )
     assert engine.compute_nodes_by_precision == {"int8": 12}
     assert engine.compute_kernels_by_precision == {"int8": 12}
 

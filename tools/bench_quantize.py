@@ -37,7 +37,7 @@ from quantize_tasks import LABELS, METRICS, TASKS, MissingError, Task, agreement
 
 import graphopt
 from graphopt.cli.progress import Bars
-from graphopt.emit.tensorrt import parse_shapes
+from graphopt.emit.tensorrt import batch_shapes, parse_shapes
 from graphopt.errors import GraphoptError
 from graphopt.ir import default_opset
 from graphopt.targets import get_target
@@ -178,7 +178,7 @@ def decibels(signal: np.ndarray, other: np.ndarray) -> float:
 def build(model: Path, task: Task, target: str) -> Row:
     """What TensorRT-RTX makes of `model`: the nodes by the precision of their kernels."""
     try:
-        shapes = parse_shapes(task.shapes, graphopt.load(model)) if task.shapes else None
+        shapes = parse_shapes(task.shapes) if task.shapes else batch_shapes(graphopt.load(model))
         report = graphopt.build_engine(
             model, model.with_suffix(".engine"), target=get_target(target), shapes=shapes
         )

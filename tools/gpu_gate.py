@@ -36,6 +36,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -44,6 +46,12 @@ import gpu_gate_run as gate_run  # noqa: E402
 from graphopt.emit.tensorrt.gpu import compute_capability  # noqa: E402
 from graphopt.emit.tensorrt.process import build_in_child  # noqa: E402
 from graphopt.emit.tensorrt.request import BuildRequest, BuildResult  # noqa: E402
+from graphopt.emit.tensorrt.shapes import (  # noqa: E402
+    DEFAULT_BATCH,
+    InputSpec,
+    ShapeRange,
+    profile_of,
+)
 from graphopt.errors import GraphoptError  # noqa: E402
 
 VARIANTS = ("fp32", "fp16", "int8", "pruned")
@@ -167,10 +175,23 @@ def _build(model: Path, engine: Path, machine: Machine) -> BuildResult:
         target=machine.gpu or "",
         sm=machine.capability,
         opsets=None,
-        shapes={},
+        shapes=_batches(model),
         timeout_s=LIMIT_S,
     )
     return build_in_child(machine.module or "", request)
+
+
+def _batches(model: Path) -> dict[str, ShapeRange]:
+    """Batches of 1, 8 and 32: what gpu_gate_models.py built for."""
+    specs = []
+    graph = onnx.load(model, load_external_data=False).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    for value in graph.input:
+        if value.name not in stored:
+            dims = value.type.tensor_type.shape.dim
+            sizes = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in dims)
+            specs.append(InputSpec(value.name, sizes, tuple(d.dim_param or None for d in dims)))
+    return profile_of(specs, {}, batch=DEFAULT_BATCH)
 
 
 def _run(

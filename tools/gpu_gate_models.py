@@ -3,7 +3,8 @@
     python tools/gpu_gate_models.py OUT                              # the fixtures
     python tools/gpu_gate_models.py OUT MODEL.onnx --data calib.npz  # others
 
-For each model OUT/<name> holds real inputs, the variants, and where TensorRT-RTX is installed the
+For each model OUT/<name> holds real inputs, and the model in fp32, in fp16, in int8 with the rest
+in fp16, and the same with 30% of its channels pruned; where TensorRT-RTX is installed also the
 kernel table of each variant's build for --target. A variant that cannot be made is left out, and
 said; gpu_gate.py then says that it skipped it.
 """
@@ -19,9 +20,10 @@ from pathlib import Path
 import numpy as np
 
 import graphopt
+from graphopt.cli.progress import Bars
 from graphopt.data.feeds import input_specs, join
 from graphopt.data.samples import open_samples
-from graphopt.emit.tensorrt import build_engine
+from graphopt.emit.tensorrt import batch_shapes, build_engine
 from graphopt.errors import GraphoptError
 from graphopt.report.json import write_json
 from graphopt.targets import get_target
@@ -30,9 +32,9 @@ FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 SAMPLES = 32
 PIPELINES = {
     "fp32": "lossless",
-    "fp16": "lossless,cast-precision",
-    "int8": "lossless,quantize",
-    "pruned": "lossless,prune-channels{ratio=0.3},quantize",
+    "fp16": "fp16",
+    "int8": "int8-fp16",
+    "pruned": "lossless,prune-channels{ratio=0.3},quantize,cast-precision",
 }
 
 
@@ -53,7 +55,12 @@ def make(model: Path, data: str, out: Path, target: str) -> list[str]:
                 model, pipeline, calibration=data, target=target, latency=False, verify="off"
             )
             graphopt.save(made.model, path)
-            report = build_engine(path, folder / "scratch.engine", target=get_target(target))
+            report = build_engine(
+                path,
+                folder / "scratch.engine",
+                target=get_target(target),
+                shapes=batch_shapes(made.model),
+            )
             write_json(report, folder / f"{variant}.json")
         except GraphoptError as error:
             what = "its report" if path.exists() else "it"
@@ -71,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default=str(FIXTURES / "calib.npz"), help="real samples")
     parser.add_argument("--target", default="sm86", help="what the kernel tables are for")
     options = parser.parse_args(arguments)
-    for model in options.models or sorted(FIXTURES.glob("*.onnx")):
+    models = options.models or sorted(FIXTURES.glob("*.onnx"))
+    for model in Bars().track(models, "models", len(models)):
         for line in make(model, options.data, options.out, options.target):
             print(line)
     return 0

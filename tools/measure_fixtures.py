@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import graphopt
+from graphopt.emit.tensorrt import batch_shapes
 from graphopt.ir import nodes_of
 from graphopt.jobs.comparison import compare_models
 from graphopt.report.model import Report
@@ -60,7 +61,12 @@ def pruned_row(name: str, folder: Path) -> str:
 
 def quantized_row(name: str, passes: str, folder: Path) -> str:
     report, path = optimized(name, passes, folder)
-    engine = graphopt.build_engine(path, folder / f"{name}.engine", target=get_target(TARGET))
+    engine = graphopt.build_engine(
+        path,
+        folder / f"{name}.engine",
+        target=get_target(TARGET),
+        shapes=batch_shapes(graphopt.load(path)),
+    )
     compute = engine.compute_nodes_by_precision
     before, after = report.before.file_bytes, path.stat().st_size
     return (

@@ -42,7 +42,7 @@ class Task:
         calibration: .npz of samples by input.
         evaluation: the same, with `labels`.
         metric: see `METRICS`.
-        shapes: for the engine, as `graphopt build --shapes` takes it; None for the default batch.
+        shapes: for the engine, as `graphopt build --shapes` takes it; None: batches of 1, 8 and 32.
     """
 
     name: str

@@ -6,19 +6,16 @@ from pathlib import Path
 
 import click
 
+from graphopt.cli.engines import shapes_option, target_option, timeout_option
+
 
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", "output", metavar="OUT", required=True, type=click.Path(path_type=Path)
 )
-@click.option("--target", required=True, help="The GPU that it is for, as sm86.")
-@click.option(
-    "--shapes",
-    metavar="TEXT",
-    help="Input shapes, least, best and greatest: "
-    "'image:1x3x224x224,8x3x224x224,32x3x224x224'; more inputs behind a semicolon.",
-)
+@target_option
+@shapes_option
 @click.option(
     "--backend",
     help="rtx-aot, tensorrt, or bundle: a folder that builds on the device itself "
@@ -27,14 +24,7 @@ import click
 @click.option(
     "--data", metavar="SRC", help="Real samples, for the reference of a bundle; as --calib's."
 )
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=1800.0,
-    show_default=True,
-    metavar="S",
-    help="Seconds until the build is given up.",
-)
+@timeout_option
 @click.option(
     "--workspace",
     type=click.IntRange(min=1),
@@ -85,8 +75,6 @@ def build(
     from graphopt.cli.paths import check_outputs
     from graphopt.cli.progress import Bars
     from graphopt.emit.tensorrt import BuilderOptions, build_engine, parse_shapes
-    from graphopt.emit.tensorrt.shapes import input_specs, profile_of
-    from graphopt.ir import load
     from graphopt.report.engine import print_engine, print_kernels
     from graphopt.report.json import write_json
     from graphopt.targets import get_target
@@ -96,15 +84,11 @@ def build(
         outputs["-o"] = output
     check_outputs(outputs, {"IN": source, "--data": data})
     chosen = get_target(target)
-    model = load(source)
-    given = parse_shapes(shapes, model) if shapes else {}
-    # What an engine is good for is the user's to say: here no batch is assumed.
-    profile_of(input_specs(model), given, batch=None)
     report = build_engine(
         source,
         output,
         target=chosen,
-        shapes=given,
+        shapes=None if shapes is None else parse_shapes(shapes),
         timeout_s=timeout,
         options=BuilderOptions(
             workspace_bytes=None if workspace is None else workspace << 20,

@@ -6,19 +6,14 @@ from pathlib import Path
 
 import click
 
+from graphopt.cli.engines import shapes_option, target_option, timeout_option
+
 
 @click.command()
 @click.argument("source", metavar="MODEL", type=click.Path(path_type=Path))
-@click.option("--target", required=True, help="The GPU that it is for, as sm86.")
-@click.option("--shapes", metavar="TEXT", help="Shapes of dynamic inputs; see 'build --shapes'.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=1800.0,
-    show_default=True,
-    metavar="S",
-    help="Seconds until the build is given up.",
-)
+@target_option
+@shapes_option
+@timeout_option
 @click.option(
     "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write a report."
 )
@@ -49,7 +44,7 @@ def check(
         model,
         source,
         chosen,
-        shapes=parse_shapes(shapes, model) if shapes else None,
+        shapes=None if shapes is None else parse_shapes(shapes),
         timeout_s=timeout,
         progress=Bars(),
     )

@@ -49,7 +49,14 @@ def _check(skeleton: onnx.ModelProto, where: str) -> None:
         onnx.checker.check_model(skeleton)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split("==> Context")[0].split())
+        if "Field 'shape'" in reason and (names := _without_shape(skeleton.graph)):
+            reason += f" It is missing of {names}."  # which onnx does not say
         raise GraphoptError(f"is not a valid ONNX model: {reason}", where=where) from None
+
+
+def _without_shape(graph: onnx.GraphProto) -> str:
+    values = (*graph.input, *graph.output)
+    return ", ".join(f"'{v.name}'" for v in values if not v.type.tensor_type.HasField("shape"))
 
 
 def skeleton_of_model(model: ir.Model, *, claims: bool = True) -> onnx.ModelProto:

@@ -31,6 +31,8 @@ def print_engine(report: EngineReport) -> None:
     for name, shapes in report.profile.items():
         least, best, most = ("x".join(map(str, shape)) for shape in shapes)
         console.print(f"input {escape(name)}: {least} to {most}, best at {best}")
+    for text in report.misread:
+        console.print(f"[yellow]warning[/]: {escape(text)}", soft_wrap=True)
     if report.kernels is None:
         console.print(f"[yellow]no kernel table:[/] {escape(report.kernel_table_note or '')}")
         return
@@ -48,6 +50,14 @@ def print_engine(report: EngineReport) -> None:
     if report.activation_bytes is not None:
         console.print(f"written by kernels, for one sample: {report.activation_bytes:,} bytes")
     _print_unfused(console, report.unfused)
+    if report.fp32_rest:
+        names = ", ".join(f"'{name}'" for name in report.fp32_rest[:MAX_ALIKE])
+        more = len(report.fp32_rest) - MAX_ALIKE
+        console.print(
+            f"hint: {escape(names)}{f' and {more} more' if more > 0 else ''}: fp32, as what is not "
+            "quantized is; cast it to fp16 with the pass cast-precision",
+            soft_wrap=True,
+        )
 
 
 def print_kernels(report: EngineReport) -> None:

@@ -14,7 +14,7 @@ _INTEGER = (
 )
 _SEQUENCE = "export the model without sequences: tensors with Concat, Split and Gather instead"
 _RANDOM = "draw random numbers outside the model and make them an input"
-_TEXT = "process text ahead of the model"
+TEXT = "process text ahead of the model"
 _LOSS = "a loss is for training: leave it out of the exported model"
 _OTHER = "write it with other operators, or cut the model there"
 
@@ -48,7 +48,7 @@ UNKNOWN: Mapping[str, str] = MappingProxyType(
     | dict.fromkeys(("Bernoulli", "Multinomial"), _RANDOM)
     | dict.fromkeys(
         ("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer"),
-        _TEXT,
+        TEXT,
     )
     | dict.fromkeys(("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"), _LOSS)
 )

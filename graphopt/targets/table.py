@@ -25,6 +25,8 @@ _TENSORRT_OPSETS = (7, 25)
 # M: TensorRT-RTX builds all other operators that a fusion makes; an Attention of four dimensions
 # fails in its compiler.
 _TENSORRT_UNWANTED = frozenset({"Attention"})
+# R: 8.6 was the first to read them.
+_UNKNOWN_TO_8_5 = frozenset({"LayerNormalization", "GroupNormalization"})
 # M: its GroupNormalization takes mean and variance in one pass. With a mean of 1000 deviations the
 # result is off by 5% of the peak, which the nodes that spell it out are not.
 _ORT_UNWANTED = frozenset({"GroupNormalization"})
@@ -154,6 +156,7 @@ def _gpu(
     sparsity: str | None = "2:4",
     dla_cores: int = 0,
     tensorrt: tuple[str, str] = _SINCE_10_3,
+    unwanted: frozenset[str] = _TENSORRT_UNWANTED,
 ) -> Target:
     return Target(
         name,
@@ -170,7 +173,7 @@ def _gpu(
         sparsity=sparsity,
         dla_cores=dla_cores,
         tensorrt=tensorrt,
-        unwanted_operators=_TENSORRT_UNWANTED,
+        unwanted_operators=unwanted,
     )
 
 
@@ -230,6 +233,7 @@ _TARGETS: Mapping[str, Target] = MappingProxyType(
                 sparsity=None,
                 dla_cores=2,
                 tensorrt=_JETPACK_5,
+                unwanted=_TENSORRT_UNWANTED | _UNKNOWN_TO_8_5,
             ),
             _orin("jetson-orin", "Jetson Orin, any module", dla_cores=2),
             _orin("jetson-orin-nano", "Jetson Orin Nano", dla_cores=0),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import platform
@@ -163,8 +162,6 @@ def test_mistakes(folder: Path, arguments: tuple[str, ...], line: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("free.onnx",), '--shapes "x:1x3xhxw,8x3xhxw,32x3xhxw"'),
-        (("m.onnx", "--shapes", "x:1x3x9x9"), "axis 2 of the input is fixed at 8"),
         (("static.onnx", "--sparsity"), "--sparsity does nothing with backend 'rtx-aot'"),
         (("static.onnx", "--data", "calib.npz"), "backend 'rtx-aot' takes no samples"),
         (("static.onnx", "--timeout", "0.05"), "took longer than 0.05 s and was stopped"),
@@ -196,30 +193,8 @@ def with_tensorrt(folder: Path, text: str) -> str:
     return os.pathsep.join(path for path in paths if path)
 
 
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        (
-            "made.Builder.build_serialized_network = lambda *a: os.kill(os.getpid(), 11)",
-            "static.onnx: the builder process was ended by SIGSEGV; its last words:",
-        ),
-        (
-            "made.Builder.build_serialized_network = lambda *a: time.sleep(60)",
-            "static.onnx: the build took longer than 3 s and was stopped; allow more time with",
-        ),
-        ("raise ImportError('no libnvinfer.so.10')", "does not load: no libnvinfer.so.10"),
-        ("del made.BuilderFlag", "TensorRT 10.3.0 has no BuilderFlag.REFIT; leave out --refit"),
-    ],
-)
-def test_a_builder_that_fails(folder: Path, text: str, line: str) -> None:
-    path = with_tensorrt(folder, text)
-    arguments = ("static.onnx", "--target", "tensorrt", "--timeout", "3", "--refit")
+def test_an_option_that_this_tensorrt_lacks(folder: Path) -> None:
+    path = with_tensorrt(folder, "del made.BuilderFlag")
+    arguments = ("static.onnx", "--target", "tensorrt", "--refit")
+    line = "TensorRT 10.3.0 has no BuilderFlag.REFIT; leave out --refit"
     assert line in bad(folder, *arguments, PYTHONPATH=path, PYTHONDONTWRITEBYTECODE="1")
-
-
-def test_a_missing_tensorrt_is_told(folder: Path) -> None:
-    if importlib.util.find_spec("tensorrt") is not None:
-        pytest.skip("TensorRT is installed here")
-    line = bad(folder, "static.onnx", "--target", "jetson-orin")
-    assert "TensorRT is not installed; on a Jetson it comes with JetPack" in line
-    assert "make a folder for it with --backend bundle" in line

@@ -14,6 +14,7 @@ from casting import Cast, cast, noise, proto
 import graphopt
 from graphopt.data.feeds import input_specs
 from graphopt.data.samples import open_samples
+from graphopt.emit.tensorrt import batch_shapes
 from graphopt.targets import get_target
 
 SCALES = {"sx": 0.02, "sw": np.full(8, 0.004, np.float32)}
@@ -81,7 +82,10 @@ def test_engines_have_no_fp32_layer(
     result = graphopt.optimize(model, pipeline, calibration=samples, target="sm86", verify="off")
     graphopt.save(result.model, tmp_path / "model.onnx")
     report = graphopt.build_engine(
-        tmp_path / "model.onnx", tmp_path / "model.engine", target=get_target("sm86")
+        tmp_path / "model.onnx",
+        tmp_path / "model.engine",
+        target=get_target("sm86"),
+        shapes=batch_shapes(result.model),
     )
     found = report.compute_nodes_by_precision
     assert found.get("int8", 0) == integers

@@ -17,7 +17,7 @@ from quantize_nets import data, net
 import graphopt
 from graphopt.data.arrays import ArraySamples
 from graphopt.data.feeds import input_specs
-from graphopt.emit.tensorrt import EngineReport
+from graphopt.emit.tensorrt import EngineReport, batch_shapes
 from graphopt.targets import get_target
 
 pytestmark = pytest.mark.skipif(
@@ -140,7 +140,9 @@ class Built:
 
 def _engine(model: ir.Model, path: Path) -> EngineReport:
     graphopt.save(model, path)
-    return graphopt.build_engine(path, path.with_suffix(".engine"), target=get_target("sm86"))
+    return graphopt.build_engine(
+        path, path.with_suffix(".engine"), target=get_target("sm86"), shapes=batch_shapes(model)
+    )
 
 
 @pytest.fixture(scope="module")

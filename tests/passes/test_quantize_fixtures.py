@@ -11,6 +11,7 @@ import pytest
 from quantize_nets import decibels, net
 
 import graphopt
+from graphopt.emit.tensorrt import batch_shapes
 from graphopt.runtime.session import Session
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -95,6 +96,7 @@ def test_tensorrt_computes_in_int8(name: str, tmp_path: Path) -> None:
         tmp_path / "int8.onnx",
         tmp_path / "int8.engine",
         target=graphopt.targets.get_target("sm86"),
+        shapes=batch_shapes(result.model),
     )
     assert report.compute_nodes is not None
     others = {node.name for node in report.compute_nodes if node.precision != "int8"}

@@ -11,6 +11,7 @@ import pytest
 from quantize_nets import body, constant, data, decibels, net, quantize, reference, runtime
 
 import graphopt
+from graphopt.emit.tensorrt import batch_shapes
 from graphopt.errors import GraphoptError
 from graphopt.ir import default_opset
 
@@ -51,7 +52,10 @@ def test_fp8_is_computed_in_fp8(taps: int, tmp_path: Path) -> None:
         model, "quantize{format=fp8}", calibration="random{n=4}", target="sm89", verify="off"
     )
     graphopt.save(result.model, tmp_path / "m.onnx")
-    report = graphopt.build_engine(tmp_path / "m.onnx", tmp_path / "e", target=target)
+    shapes = batch_shapes(result.model)
+    report = graphopt.build_engine(
+        tmp_path / "m.onnx", tmp_path / "e", target=target, shapes=shapes
+    )
     expected = {"fp8": 2} if taps < 7 else {"fp8": 1, "fp32": 1}
     assert report.compute_nodes_by_precision == expected
     assert result.model.graph.num_nodes() == (9 if taps < 7 else 6)  # the placement says so too

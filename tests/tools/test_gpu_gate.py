@@ -28,6 +28,7 @@ import gpu_gate_run  # noqa: E402
 from graphopt.emit.tensorrt.bundle.verify import Cuda  # noqa: E402
 from graphopt.emit.tensorrt.gpu import compute_capability  # noqa: E402
 from graphopt.errors import GraphoptError  # noqa: E402
+from graphopt.pipeline.text import parse  # noqa: E402
 
 GPU = gpu_gate.Machine("NVIDIA Orin (nvgpu)", "8.7", "tensorrt")
 PROFILE = {"image": [[1, 3, 16, 16], [8, 3, 16, 16], [32, 3, 16, 16]]}
@@ -297,6 +298,55 @@ def test_it_needs_nothing_but_what_it_is_given() -> None:
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+BLOCKED = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"onnx_ir", "click", "rich", "joblib", "onnx_graphsurgeon"}:
+            raise ModuleNotFoundError(f"{name} is not given")
+sys.meta_path.insert(0, Blocked())
+"""
+RUN = """
+import sys; sys.path.insert(0, "tools")
+import pathlib, gpu_gate
+gpu_gate.VARIANTS = ("fp32",)
+machine = gpu_gate.Machine("Orin", "8.7", "tensorrt")
+for part in gpu_gate.gate(*map(pathlib.Path, sys.argv[1:2]), machine, pathlib.Path(sys.argv[2])):
+    print(part.part, part.status, part.reason)
+"""
+
+
+def test_it_builds_with_nothing_but_what_it_is_given(
+    folder: Path, tmp_path: Path, installed: Path
+) -> None:
+    packages = installed.parents[1]
+    (packages / "sitecustomize.py").write_text(BLOCKED)
+    (tmp_path / "work").mkdir()
+    paths = map(str, (packages, TESTS / "graphopt" / "emit", TESTS.parent))
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(folder), str(tmp_path / "work")],
+        cwd=TESTS.parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    build, deserialize, *_ = done.stdout.splitlines()
+    assert build == "build passed "
+    # It gets as far as it can without a GPU.
+    assert re.search(r"libcudart|CUDA error|passed", deserialize), deserialize
+
+
+def test_each_variant_is_what_its_name_says() -> None:
+    pipelines = gpu_gate_models.PIPELINES
+    assert tuple(pipelines) == gpu_gate.VARIANTS
+    steps = {name: str(parse(text)) for name, text in pipelines.items()}
+    cast, quantized, pruned = "cast-precision", "quantize", "prune-channels{ratio=0.3}"
+    assert {name for name in steps if cast in steps[name]} == {"fp16", "int8", "pruned"}
+    assert {name for name in steps if quantized in steps[name]} == {"int8", "pruned"}
+    assert {name for name in steps if pruned in steps[name]} == {"pruned"}
 
 
 def test_the_models_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,12 @@ from graphopt.emit.tensorrt.kernel_counts import ComputeNode
 from graphopt.emit.tensorrt.kernel_table import Kernel, KernelTensor
 from graphopt.emit.tensorrt.options import BuilderOptions
 from graphopt.emit.tensorrt.report import EngineReport
-from graphopt.emit.tensorrt.shapes import DEFAULT_BATCH, ShapeRange, parse_shapes
+from graphopt.emit.tensorrt.shapes import (
+    DEFAULT_BATCH,
+    ShapeRange,
+    batch_shapes,
+    parse_shapes,
+)
 
 __all__ = [
     "DEFAULT_BATCH",
@@ -15,6 +20,7 @@ __all__ = [
     "Kernel",
     "KernelTensor",
     "ShapeRange",
+    "batch_shapes",
     "build_engine",
     "parse_shapes",
 ]

@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING
 
 from graphopt.emit.tensorrt.backends import BACKENDS
 from graphopt.emit.tensorrt.engine import DEFAULT_TIMEOUT_S, build_engine
-from graphopt.emit.tensorrt.findings import TENSORRT, TENSORRT_RTX, Finding, survey
+from graphopt.emit.tensorrt.findings import (
+    TENSORRT,
+    TENSORRT_RTX,
+    UNREADABLE,
+    Finding,
+    survey,
+)
 from graphopt.emit.tensorrt.gpu import compute_capability
-from graphopt.emit.tensorrt.messages import Complaint, fix_for, one_line
+from graphopt.emit.tensorrt.messages import Complaint, fix_for, one_line, refused_opset
 from graphopt.emit.tensorrt.report import EngineReport
 from graphopt.emit.tensorrt.request import BuildRequest, EngineBackend
-from graphopt.emit.tensorrt.shapes import ShapeRange
+from graphopt.emit.tensorrt.shapes import ShapeRange, input_specs, profile_of
 from graphopt.emit.tensorrt.unfused import Unfused
 from graphopt.errors import GraphoptError
 from graphopt.progress import Progress, Quiet
@@ -26,7 +32,12 @@ from graphopt.targets.operators import ONLY_TENSORRT, UNKNOWN
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_QUOTED = re.compile(r"'([^']+)'")
+# How builders name the node that they fail at: in quotes, or after the kind of its layer.
+_NAMED = (
+    re.compile(r"'([^']+)'"),
+    re.compile(r"I[A-Z][A-Za-z]+Layer (.+?): "),
+    re.compile(r"implementation for node (.+?)[. ]"),
+)
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 
 
@@ -108,10 +119,10 @@ def check_for(
         timeout_s: seconds for the parser, and for the build.
 
     Raises:
-        GraphoptError: if the file is no valid model, there are no engines for the target, or
-            the builder's own process fails while it parses.
+        GraphoptError: if the file is no valid model, `shapes` do not suit it, there are no
+            engines for the target, or the builder's own process fails while it parses.
     """
-    from graphopt.ir import infer_shapes
+    from graphopt.ir import default_opset, infer_shapes
 
     if target.family != "tensorrt":
         raise GraphoptError(
@@ -119,34 +130,49 @@ def check_for(
             fix="choose a GPU; 'graphopt targets' lists them",
         )
     _require_valid(path)
+    profile_of(input_specs(model), shapes or {})
     infer_shapes(model)
     known = _for_target(survey(model, target), target)
-    stages = [Stage("tables", _outcome(known), f"operators, Q/DQ and types of {target.name}")]
     work = _Work(Path(path), target, dict(shapes or {}), timeout_s, progress or Quiet())
     builder = _builder(target)
-    if builder.backend is None or any(not finding.node for finding in known):
+    opset_refused = refused_opset(default_opset(model), target.opsets, target.name) is not None
+    if builder.backend is None or opset_refused:
         note = builder.note if builder.backend is None else "the model's opset is refused"
-        stages += [Stage(name, SKIPPED, note) for name in ("parser", "build")]
-        return CheckReport(str(path), target.name, tuple(stages), tuple(known), None)
+        rest = [Stage(name, SKIPPED, note) for name in ("parser", "build")]
+        return _report(work, known, rest, known)
     stage, findings, refused = _parsed(work, builder.backend, known)
-    stages.append(stage)
-    engine = None
-    if refused:
-        stages.append(Stage("build", SKIPPED, "the parser here cannot read the model"))
-    elif builder.target is None:
-        stages.append(Stage("build", SKIPPED, builder.note))
-    else:
-        try:
-            engine = _built(work, builder.backend, builder.target)
-            findings += [_of_unfused(node, builder.target) for node in engine.unfused]
-            outcome = PASSED
-        except GraphoptError as error:
-            failure = _of_error(error, model, builder.target)
-            if failure.node or _outcome(findings) == PASSED:  # or else the tables have said why
-                findings = _both(findings, [failure])
-            outcome = FAILED
-        stages.append(Stage("build", outcome, builder.note))
-    return CheckReport(str(path), target.name, tuple(stages), tuple(findings), engine)
+    if refused or builder.target is None:
+        note = "the parser here cannot read the model" if refused else builder.note
+        return _report(work, known, [stage, Stage("build", SKIPPED, note)], findings)
+    note, engine = builder.note, None
+    try:
+        engine = _built(work, builder.backend, builder.target)
+        findings = [f for f in findings if f.lacking != TENSORRT_RTX]  # it has learnt it
+        findings += [_of_unfused(node, builder.target) for node in engine.unfused]
+        outcome = PASSED
+    except GraphoptError as error:
+        failure = _of_error(error, model, builder.target)
+        lacking = sorted({f.operator for f in findings if f.lacking == TENSORRT_RTX})
+        outcome = FAILED
+        if lacking and not failure.node and builder.target is not target:
+            outcome, note = SKIPPED, f"{note}, but lacks {', '.join(lacking)}"
+        elif failure.node or _outcome(findings) == PASSED:  # or else the tables have said why
+            findings = _both(findings, [failure])
+    return _report(work, known, [stage, Stage("build", outcome, note)], findings, engine)
+
+
+def _report(
+    work: _Work,
+    known: Sequence[Finding],
+    stages: Sequence[Stage],
+    findings: Sequence[Finding],
+    engine: EngineReport | None = None,
+) -> CheckReport:
+    """The report. What the tables say fails only where nothing better refutes it."""
+    upheld = {finding.node for finding in findings if finding.is_error}
+    held = [finding for finding in known if finding.node in upheld]
+    tables = Stage("tables", _outcome(held), f"operators, Q/DQ and types of {work.target.name}")
+    return CheckReport(str(work.path), work.target.name, (tables, *stages), tuple(findings), engine)
 
 
 def _parsed(
@@ -168,6 +194,10 @@ def _parsed(
         [_of_complaint(each, known, parsed.builder) for each in parsed.complaints], work.target
     )
     note = parsed.builder if parsed.note is None else f"{parsed.builder}; {parsed.note}"
+    if any(UNREADABLE in finding.reason for finding in known):
+        # The parser says of a type neither what it is nor where.
+        refused = [finding for finding in refused if finding.node]
+        return Stage("parser", FAILED, note), _both(refused, known), True
     findings = _joined(known, refused) if parsed.note is None else _both(refused, known)
     return Stage("parser", _outcome(refused), note), findings, bool(refused)
 
@@ -240,14 +270,18 @@ def _of_complaint(complaint: Complaint, known: Sequence[Finding], builder: str) 
 
 
 def _joined(known: Sequence[Finding], refused: Sequence[Finding]) -> list[Finding]:
-    """The parser has the last word on what it knows; what a GPU lacks is beyond it."""
-    return _both(refused, [f for f in known if f.lacking not in (TENSORRT, TENSORRT_RTX)])
+    """The parser has the last word on what it knows.
+
+    What a GPU or a later stage of the builder lacks is beyond it, and so is what it misreads.
+    """
+    return _both(refused, [f for f in known if f.lacking != TENSORRT or not f.is_error])
 
 
 def _both(first: Sequence[Finding], second: Sequence[Finding]) -> list[Finding]:
-    """All findings; of those that call one node an error, the one in `first`."""
+    """All findings, each once; of those that call one node an error, the one in `first`."""
     errors = {finding.node for finding in first if finding.is_error and finding.node}
-    return [*first, *(finding for finding in second if finding.node not in errors)]
+    more = (finding for finding in second if finding.node not in errors)
+    return list(dict.fromkeys((*first, *more)))
 
 
 def _of_unfused(node: Unfused, target: Target) -> Finding:
@@ -260,9 +294,15 @@ def _of_error(error: GraphoptError, model: ir.Model, target: Target) -> Finding:
     from graphopt.ir import nodes_of
 
     by_name = {node.name: node for node in nodes_of(model) if node.name}
-    named = next((by_name[n] for n in _QUOTED.findall(error.what) if n in by_name), None)
+    names = (name for pattern in _NAMED for name in pattern.findall(error.what))
+    named, fix = next((by_name[name] for name in names if name in by_name), None), error.fix
+    if named is None:
+        unwanted = target.unwanted_operators
+        named = next((node for node in nodes_of(model) if node.op_type in unwanted), None)
+        if named is not None:
+            fix = "this operator is known to make builds fail: write it with others"
     where = ("", "") if named is None else (named.name or "", named.op_type)
-    return Finding(*where, error.what, error.fix, target.name)
+    return Finding(*where, error.what, fix, target.name)
 
 
 def _for_target(findings: Sequence[Finding], target: Target) -> list[Finding]:

@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphopt.emit.tensorrt.backends import choose_backend
+from graphopt.emit.tensorrt.findings import misread
 from graphopt.emit.tensorrt.folder import replacing_folder
 from graphopt.emit.tensorrt.kernel_counts import activation_bytes, match_nodes, weight_bytes
 from graphopt.emit.tensorrt.kernel_table import Kernel, KernelTableError, parse_kernel_table
-from graphopt.emit.tensorrt.options import BuilderOptions, require_dla, require_options
+from graphopt.emit.tensorrt.options import (
+    BuilderOptions,
+    require_dla,
+    require_dla_precision,
+    require_dla_shapes,
+    require_options,
+)
 from graphopt.emit.tensorrt.report import EngineReport
 from graphopt.emit.tensorrt.request import BuildRequest, BuildResult, EngineBackend
-from graphopt.emit.tensorrt.shapes import ShapeRange
+from graphopt.emit.tensorrt.shapes import ShapeRange, input_specs, profile_of
 from graphopt.emit.tensorrt.unfused import find_unfused
 from graphopt.errors import GraphoptError
 from graphopt.progress import Progress, Quiet
@@ -46,8 +53,8 @@ def build_engine(
     What is built is moved into place when it is whole; on any failure what was there stays.
 
     Args:
-        shapes: the least, optimal and greatest shape of dynamic inputs, by name. A dynamic first
-            axis that is not given gets 1, 8 and 32; any other dynamic axis must be given.
+        shapes: the least, optimal and greatest shape of dynamic inputs, by name; each must be
+            given, or share the names of its open sizes with one that is. See `batch_shapes`.
         timeout_s: seconds until the build is given up.
         options: what else is asked of the builder.
         samples: where a bundle's reference inputs come from, as `open_samples` reads it.
@@ -74,6 +81,13 @@ def build_engine(
         raise GraphoptError(
             "is not a file" if model.exists() else "no such file", where=str(model_path)
         )
+    from graphopt.emit.tensorrt.bundle.needs import precisions_of
+    from graphopt.ir import infer_shapes, load
+
+    loaded = load(model)
+    # Before a builder is started:
+    require_dla_shapes(options, profile_of(input_specs(loaded), shapes or {}))
+    require_dla_precision(options, precisions_of(loaded))
     with _output(chosen, Path(output_path), model) as place:
         request = BuildRequest(
             model=str(model),
@@ -87,7 +101,8 @@ def build_engine(
             samples=samples,
         )
         result = chosen.build(request, progress or Quiet())
-        return _report(Path(output_path), model, target, chosen.name, result)
+        infer_shapes(loaded)
+        return _report(Path(output_path), loaded, target, chosen.name, result)
 
 
 @contextmanager
@@ -115,7 +130,7 @@ def _absolute(options: BuilderOptions) -> BuilderOptions:
 
 
 def _report(
-    path: Path, model_path: Path, target: Target, backend: str, result: BuildResult
+    path: Path, model: ir.Model, target: Target, backend: str, result: BuildResult
 ) -> EngineReport:
     kernels, note = _kernels(result)
     report = EngineReport(
@@ -131,12 +146,10 @@ def _report(
         compute_nodes=None,
         weight_bytes=None,
         warnings=result.warnings,
+        misread=tuple(finding.text for finding in misread(model)),
     )
     if kernels is None:
         return report
-    from graphopt.ir import load
-
-    model = load(model_path)
     macs = _macs(model, result.profile)
     nodes = tuple(
         replace(node, macs=macs.get(node.name, macs.get(node.name.removeprefix("node_of_"))))

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from graphopt.emit.tensorrt.messages import refused_opset
 from graphopt.targets import Target
-from graphopt.targets.operators import ONLY_TENSORRT, UNKNOWN
+from graphopt.targets.operators import ONLY_TENSORRT, TEXT, UNKNOWN
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -19,6 +20,9 @@ NO_INT32 = (
     "(ONNX Runtime's quantizer: extra_options={'QuantizeBias': False})"
 )
 SYMMETRIC = "quantize symmetrically, with zero points of 0"
+SYMMETRIC_INT8 = "quantize to int8, with zero points of 0"
+_INSTEAD = "int32, int64 or a float type"
+_AS = f"compute it in {_INSTEAD}"
 ELSEWHERE = "TensorRT itself has it: build with --backend tensorrt on the machine that will run it"
 
 # By the name that onnx_ir gives a data type: the precision that it is.
@@ -31,6 +35,14 @@ _PRECISIONS = {
 # M: refused by the parser as the type of quantized values.
 _NOT_READ = frozenset({"INT16", "UINT16", "UINT4", "FLOAT8E5M2", "FLOAT8E4M3FNUZ"})
 _PRODUCTS = ("Gemm", "MatMul")
+# M: no tensor of these is read, be it an input, a weight or what a Cast makes.
+_NO_TYPES = frozenset(
+    {
+        *("STRING", "INT16", "UINT16", "UINT32", "UINT64", "COMPLEX64", "COMPLEX128"),
+        *("FLOAT8E5M2", "FLOAT8E4M3FNUZ", "FLOAT8E5M2FNUZ"),
+    }
+)
+UNREADABLE = "a type that TensorRT does not read"
 
 
 @dataclass(frozen=True)
@@ -66,23 +78,51 @@ def survey(model: ir.Model, target: Target) -> list[Finding]:
     from graphopt.ir import default_opset, nodes_of
 
     found = []
-    opset = default_opset(model)
-    if target.opsets is not None and not target.opsets[0] <= opset <= target.opsets[1]:
-        least, greatest = target.opsets
-        found.append(
-            Finding(
-                "",
-                "",
-                f"uses opset {opset}, and {target.name} takes {least} to {greatest}",
-                f"convert it with --passes set-opset{{version={min(greatest, max(least, opset))}}}",
-                target.name,
-            )
-        )
+    refusal = refused_opset(default_opset(model), target.opsets, target.name)
+    if refusal is not None:
+        found.append(Finding("", "", *refusal, target.name))
+    found += _of_inputs(model)
     own = {(function.domain, function.name) for function in model.functions.values()}
     for node in nodes_of(model):
         if (node.domain, node.op_type) not in own:
             found += _of_node(node, target)
+    return found + misread(model)
+
+
+def misread(model: ir.Model) -> list[Finding]:
+    """Warnings of what TensorRT takes for something else than ONNX says, without a word."""
+    from graphopt.ir import is_standard, main_inputs, nodes_of
+
+    found = []
+    for value in main_inputs(model):
+        if value.dtype is not None and value.dtype.name == "DOUBLE":
+            reason = f"input '{value.name}' is float64, which TensorRT takes and computes as fp32"
+            found.append(Finding("", "", reason, "feed it float32", TENSORRT, is_error=False))
+    for node in nodes_of(model):
+        if not is_standard(node, "QuantizeLinear", "DequantizeLinear"):
+            continue
+        if _quantized_type(node) == "UINT8" and not _has_offset(node) and not _is_weight(node):
+            reason = "TensorRT takes uint8 for int8: what is above 127 becomes another number"
+            found.append(_finding(node, reason, SYMMETRIC_INT8, TENSORRT, is_error=False))
     return found
+
+
+def _of_inputs(model: ir.Model) -> Iterator[Finding]:
+    import onnx_ir as ir
+
+    from graphopt.ir import main_inputs
+
+    for value in main_inputs(model):
+        kind = value.dtype.name if value.dtype is not None else ""
+        if isinstance(value.type, (ir.SequenceType, ir.OptionalType)):
+            reason = f"input '{value.name}' is a sequence or optional, {UNREADABLE}"
+            yield Finding("", "", reason, "make its tensors inputs of their own", TENSORRT)
+        elif kind in _NO_TYPES:
+            reason = f"input '{value.name}' is {kind.lower()}, {UNREADABLE}"
+            fix = (
+                TEXT if kind == "STRING" else f"make it {_INSTEAD}, with a Cast ahead of the model"
+            )
+            yield Finding("", "", reason, fix, TENSORRT)
 
 
 def _of_node(node: ir.Node, target: Target) -> Iterator[Finding]:
@@ -112,20 +152,48 @@ def _of_quantizer(node: ir.Node) -> Iterator[Finding]:
     kind = _quantized_type(node)
     if node.op_type == "DequantizeLinear" and kind == "INT32":
         yield _finding(node, "dequantizes int32, a bias", NO_INT32, TENSORRT)
+    elif kind == "UINT8" and _is_weight(node):
+        yield _finding(node, "TensorRT does not read uint8 weights", SYMMETRIC_INT8, TENSORRT)
     elif kind in _NOT_READ:
         fix = "quantize to int8"
         yield _finding(node, f"TensorRT does not read {kind.lower()} values", fix, TENSORRT)
     zero = node.inputs[2] if len(node.inputs) > 2 else None
-    known = constant_tensor(zero)
-    if zero is not None and known is None:
+    if zero is not None and constant_tensor(zero) is None:
         reason = "the zero point is not a constant"
         yield _finding(node, reason, "make it an initializer of zeros", TENSORRT)
-    elif known is not None and (known.numpy() != 0).any():
+    elif constant_tensor(node.inputs[1]) is None:
+        reason = "the scale is not a constant: nothing behind it is int8, and some builds crash"
+        yield _finding(node, reason, "make it an initializer", TENSORRT, is_error=False)
+    elif _has_offset(node):
         yield _finding(node, "the zero point is not 0", SYMMETRIC, TENSORRT)
 
 
+def _is_weight(node: ir.Node) -> bool:
+    from graphopt.ir import constant_tensor
+
+    return constant_tensor(node.inputs[0]) is not None
+
+
+def _has_offset(node: ir.Node) -> bool:
+    """Whether the zero point is known, and not 0."""
+    from graphopt.ir import constant_tensor
+
+    known = constant_tensor(node.inputs[2] if len(node.inputs) > 2 else None)
+    return known is not None and bool((known.numpy() != 0).any())
+
+
 def _of_types(node: ir.Node, target: Target) -> Iterator[Finding]:
-    """Values in a type that the GPU does not compute in."""
+    """Values in a type that TensorRT does not read, or that the GPU does not compute in."""
+    from graphopt.ir import is_standard
+
+    if not is_standard(node, "QuantizeLinear", "DequantizeLinear"):
+        for value in (*node.inputs, *node.outputs):
+            kind = value.dtype.name if value is not None and value.dtype is not None else ""
+            # Inputs of the model have a finding of their own.
+            if value is not None and not value.is_graph_input() and kind in _NO_TYPES:
+                reason = f"'{value.name}' is {kind.lower()}, {UNREADABLE}"
+                yield _finding(node, reason, TEXT if kind == "STRING" else _AS, TENSORRT)
+                return
     for value in (*node.inputs, *node.outputs):
         kind = value.dtype.name if value is not None and value.dtype is not None else ""
         precision = _PRECISIONS.get(kind)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from types import MappingProxyType
 
@@ -227,6 +228,8 @@ def _kernel(cursor: _Cursor) -> Kernel:
     kind = _kind(layer_type, name, operators)
     if _quantizes(operators, inputs, outputs):
         kind = "quantize"
+    elif kind == "other" and _is_dot_product(operators, constants):
+        kind = "gemm"
     return Kernel(
         name=name,
         kind=kind,
@@ -306,6 +309,12 @@ def _quantizes(
         return False
     floats_in = any(tensor.dtype in FLOATS for tensor in inputs)
     return floats_in and any(tensor.dtype in _QUANTIZED for tensor in outputs)
+
+
+def _is_dot_product(operators: tuple[str, ...], constants: tuple[KernelTensor, ...]) -> bool:
+    """M: a small Gemm of one row becomes a sum of products with its weights: ReshMulSum."""
+    spelt_out = ("Mul", "Sum") in pairwise(operators)
+    return spelt_out and any(sum(size > 1 for size in t.shape) > 1 for t in constants)
 
 
 def _precision(

@@ -30,6 +30,22 @@ _FIXES = (
         "choose a target that has this data type, or another precision",
     ),
     (
+        re.compile(r"Found unsupported input type of UINT8"),
+        "quantize to int8, with zero points of 0",
+    ),
+    (
+        re.compile(r"Scale coefficients must all be positive"),
+        "give what is always 0 a small positive scale",
+    ),
+    (
+        re.compile(r"Node input was not registered"),
+        "every Loop around it needs a condition: give it a constant true as its second input",
+    ),
+    (
+        re.compile(r"does not support UINT8 types for intermediate|But type is UInt8"),
+        "cast to int32 or a float type first: uint8 is for inputs and outputs",
+    ),
+    (
         re.compile(r"plugin creator .* was not found|Plugin not found"),
         "this operator is unknown to this builder; replace or remove it",
     ),
@@ -65,6 +81,24 @@ def describe_errors(messages: Iterable[str]) -> str:
     lines = [one_line(message) for message in messages]
     lines = list(dict.fromkeys(line for line in lines if line))
     return " | ".join(lines[:_MAX_ERRORS]) or "no reason given"
+
+
+def refused_opset(
+    version: int, known: tuple[int, int] | None, target: str
+) -> tuple[str, str] | None:
+    """What is wrong with `version` of ONNX's own opset, and what to do; None if nothing is.
+
+    Args:
+        known: the least and the greatest that `target` takes; None where that is not known.
+    """
+    if known is None or known[0] <= version <= known[1]:
+        return None
+    least, greatest = known
+    nearest = least if version < least else greatest
+    return (
+        f"uses opset {version}, and {target} takes {least} to {greatest}",
+        f"convert it with --passes set-opset{{version={nearest}}}, or export it again with that",
+    )
 
 
 def fix_for(text: str) -> str | None:

@@ -5,7 +5,7 @@ Names are looked up in the module at hand: a version that lacks one refuses the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -15,8 +15,12 @@ from graphopt.emit.tensorrt.shapes import ShapeRange
 from graphopt.errors import GraphoptError
 from graphopt.targets import Target, get_target, target_names
 
-# R: of a deep learning accelerator.
+# R: of a deep learning accelerator ("DLA Supported Layers and Restrictions").
 DLA_MAX_BATCH = 4096
+DLA_MAX_SIZE = 8192
+DLA_PRECISIONS = frozenset({"fp16", "int8"})
+# R: "DLA is not supported in TensorRT 11.0 or 11.1".
+_WITHOUT_DLA = ("11.0.", "11.1.")
 
 _BUILDER_FLAGS: Mapping[str, str] = MappingProxyType(
     {
@@ -115,6 +119,19 @@ def require_dla_shapes(options: BuilderOptions, profile: Mapping[str, ShapeRange
             )
         if best and best[0] > DLA_MAX_BATCH:
             raise GraphoptError(f"a DLA takes a batch of at most {DLA_MAX_BATCH}, not {best[0]}")
+        if any(size > DLA_MAX_SIZE for size in best[1:]):
+            raise GraphoptError(
+                f"a DLA takes dimensions of at most {DLA_MAX_SIZE}, not {max(best[1:])}"
+            )
+
+
+def require_dla_precision(options: BuilderOptions, precisions: Iterable[str]) -> None:
+    """Raises GraphoptError if an accelerator is asked for that computes in none of `precisions`."""
+    if options.dla_core is not None and DLA_PRECISIONS.isdisjoint(precisions):
+        raise GraphoptError(
+            f"a DLA computes in fp16 and int8, and the model holds {', '.join(precisions)}",
+            fix="cast it with the pass cast-precision",
+        )
 
 
 def apply_options(trt: Any, config: Any, options: BuilderOptions, product: str) -> None:
@@ -130,6 +147,8 @@ def apply_options(trt: Any, config: Any, options: BuilderOptions, product: str) 
         if getattr(options, name):
             config.set_flag(_member(trt, "BuilderFlag", flag, option_text(name), product))
     if options.dla_core is not None:
+        if trt.__version__.startswith(_WITHOUT_DLA):
+            raise GraphoptError(f"{product} supports no DLA", fix="leave out --dla-core")
         config.default_device_type = _member(trt, "DeviceType", "DLA", "--dla-core", product)
         config.DLA_core = options.dla_core
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,8 @@ _OUTPUT_FILE = "output.txt"
 _TAIL_LINES = 3
 _TAIL_BYTES = 1 << 16
 _POLL_S = 0.2
+# What Python says of every crash.
+_NOISE = re.compile(r'Extension modules: |File "<frozen ')
 
 
 def build_in_child(
@@ -56,7 +59,7 @@ def build_in_child(
             raise GraphoptError(
                 f"the builder process {_ending(status)}; its last words: {_tail(folder)}",
                 where=request.model,
-                fix="simplify the model, or report this to the builder's makers",
+                fix="see what 'graphopt check' finds, or report this to the builder's makers",
             )
         return BuildResult.from_json((folder / RESULT_FILE).read_text(encoding="utf-8"))
 
@@ -146,5 +149,6 @@ def _tail(folder: Path) -> str:
             with (folder / name).open("rb") as file:
                 file.seek(max(0, (folder / name).stat().st_size - _TAIL_BYTES))
                 text = file.read().decode("utf-8", "replace")
-            lines += [line.strip() for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
+            said = (line.strip() for line in text.splitlines())
+            lines += [line for line in said if line and not _NOISE.match(line)][-_TAIL_LINES:]
     return " | ".join(lines) or "none"

@@ -16,7 +16,7 @@ from graphopt.emit.tensorrt.kernel_counts import (
 )
 from graphopt.emit.tensorrt.kernel_table import COMPUTE_KINDS, Kernel
 from graphopt.emit.tensorrt.shapes import ShapeRange
-from graphopt.emit.tensorrt.unfused import Unfused
+from graphopt.emit.tensorrt.unfused import Unfused, find_fp32_rest
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class EngineReport:
         activation_bytes: the bytes that the kernels write for one sample; None if not known.
         unfused: nodes that Q/DQ asks to be int8 or fp8, and that became float kernels.
         warnings: what the builder warned of.
+        misread: what TensorRT takes for something else than ONNX says, one line each.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class EngineReport:
     activation_bytes: int | None = None
     unfused: tuple[Unfused, ...] = ()
     warnings: tuple[str, ...] = ()
+    misread: tuple[str, ...] = ()
 
     def compute_kernels(self) -> tuple[Kernel, ...]:
         """The kernels with multiply-accumulates: convolutions, matrix products, fused attention."""
@@ -95,6 +97,11 @@ class EngineReport:
         return dict(sorted(counts.items()))
 
     @property
+    def fp32_rest(self) -> tuple[str, ...]:
+        """The nodes that stayed fp32 in an engine without fp16, whose products are quantized."""
+        return find_fp32_rest(self.kernels or ())
+
+    @property
     def weight_bytes_by_type(self) -> dict[str, int]:
         """The part of `weight_bytes` that is stored in each type."""
         return weight_bytes_by_type(self.kernels or ())
@@ -114,6 +121,7 @@ class EngineReport:
             "compute_nodes_by_precision": self.compute_nodes_by_precision,
             "kernels_by_kind": self.kernels_by_kind,
             "macs_by_precision": self.macs_by_precision,
+            "fp32_rest": list(self.fp32_rest),
             "weight_bytes_by_type": self.weight_bytes_by_type,
             "padding_bytes": self.padding_bytes,
         }

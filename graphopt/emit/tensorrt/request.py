@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
-from graphopt.emit.tensorrt.messages import Complaint
+from graphopt.emit.tensorrt.messages import Complaint, refused_opset
 from graphopt.emit.tensorrt.options import BuilderOptions
 from graphopt.emit.tensorrt.shapes import ShapeRange
 from graphopt.errors import GraphoptError
@@ -52,13 +52,9 @@ class BuildRequest:
 
     def require_opset(self, version: int) -> None:
         """Raises GraphoptError if the parser does not read `version` of ONNX's own opset."""
-        if self.opsets is not None and not self.opsets[0] <= version <= self.opsets[1]:
-            least, greatest = self.opsets
-            raise GraphoptError(
-                f"uses opset {version}; {self.target} takes {least} to {greatest}",
-                where=self.model,
-                fix="convert the model to one of those",
-            )
+        refusal = refused_opset(version, self.opsets, self.target)
+        if refusal is not None:
+            raise GraphoptError(refusal[0], where=self.model, fix=refusal[1])
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

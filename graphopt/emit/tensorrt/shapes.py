@@ -17,7 +17,7 @@ Shape: TypeAlias = "tuple[int, ...]"
 # The least, the optimal and the greatest shape of an input.
 ShapeRange: TypeAlias = "tuple[Shape, Shape, Shape]"
 
-# For a dynamic first axis about which nothing is said.
+# Batches that suit most uses: what is suggested, and what `batch_shapes` gives.
 DEFAULT_BATCH = (1, 8, 32)
 
 _EXAMPLE = "write it as image:1x3x224x224,8x3x224x224,32x3x224x224"
@@ -102,21 +102,31 @@ def input_specs(model: ir.Model) -> list[InputSpec]:
     return specs
 
 
+def batch_shapes(model: ir.Model) -> dict[str, ShapeRange]:
+    """Shapes for a model whose open sizes are all batches: 1, 8 and 32.
+
+    Raises:
+        GraphoptError: if an axis other than a first one is open, and shares no name with one.
+    """
+    return profile_of(input_specs(model), {}, batch=DEFAULT_BATCH)
+
+
 def profile_of(
     inputs: Sequence[InputSpec],
     given: Mapping[str, ShapeRange],
     *,
-    batch: tuple[int, int, int] | None = DEFAULT_BATCH,
+    batch: tuple[int, int, int] | None = None,
 ) -> dict[str, ShapeRange]:
     """The optimization profile: three shapes for each dynamic input, in the order of `inputs`.
 
-    A dimension that shares its name with one that is given gets the same numbers.
+    A dimension that shares its name with one that is given gets the same numbers. What an engine is
+    good for is the user's to say: an axis that stays open is an error, with the option to add.
 
     Args:
-        batch: what a first axis gets that is still open; None if that is an error.
+        batch: what a first axis gets that is still open; None if that is an error too.
 
     Raises:
-        GraphoptError: if `given` contradicts the model or itself, or another axis stays open.
+        GraphoptError: if `given` contradicts the model or itself, or an axis stays open.
     """
     _require_known(given, [spec.name for spec in inputs])
     known: dict[str, tuple[int, int, int]] = {}

@@ -7,24 +7,21 @@ that is said.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from graphopt.emit.tensorrt.kernel_counts import ComputeNode
-from graphopt.emit.tensorrt.kernel_table import FLOATS
+from graphopt.emit.tensorrt.kernel_table import COMPUTE_KINDS, FLOATS, Kernel
 from graphopt.targets import Target
 from graphopt.targets.quantization import QuantizationRules, quantization_rules
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# M: what makes floats of quantized values, so that a Conv or product behind it is float.
-_BREAKERS = frozenset(
-    {
-        *("Add", "AveragePool", "Cast", "Clip", "GlobalAveragePool", "LeakyRelu", "Max"),
-        *("ReduceMean", "Relu", "Resize", "Where"),
-    }
-)
+# What makes floats of its own, whatever its operands are.
+_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
+# M: by a constant, they leave quantized values what they are.
+_SCALES = frozenset({"Mul", "Div"})
 # In float by nature: the weights are stored in few bits, and no product of integers is meant.
 _WEIGHTS_ONLY = frozenset({"INT4", "UINT4", "FLOAT4E2M1"})
 _MAX_STEPS = 32
@@ -50,7 +47,7 @@ class _Source:
     """The DequantizeLinear above an operand.
 
     Attributes:
-        breaker: a node on the way that makes floats, if there is one.
+        breaker: the last node on the way that makes floats, if there is one.
         is_direct: whether nothing at all is on the way.
     """
 
@@ -81,9 +78,24 @@ def find_unfused(
     return tuple(found)
 
 
+def find_fp32_rest(kernels: Iterable[Kernel]) -> tuple[str, ...]:
+    """The nodes that compute in fp32 in an engine that else knows integers or fp8 alone.
+
+    With strong types what is not quantized stays what it is: nobody has cast it to fp16.
+    """
+    used = [kernel for kernel in kernels if kernel.kind not in ("control", "quantize", "reformat")]
+    found = {kernel.precision for kernel in used}
+    low = any(k.kind in COMPUTE_KINDS and k.precision in ("int8", "fp8") for k in used)
+    if not low or found & {"fp16", "bf16"}:
+        return ()
+    names = (name for k in used if k.precision == "fp32" for name in k.onnx_nodes)
+    quantized = {n for k in used if k.precision in ("int8", "fp8") for n in k.onnx_nodes}
+    return tuple(dict.fromkeys(name for name in names if name not in quantized))
+
+
 def _reason(node: ir.Node, target: Target, rules: QuantizationRules) -> str | None:
     """Why `node` is float; None if nothing asks for anything else."""
-    operands = [_source(value, rules) for value in node.inputs[:2]]
+    operands = [_source(value, rules, _MAX_STEPS, set()) for value in node.inputs[:2]]
     sources = [source for source in operands if source is not None]
     if not sources or any(_type(source) in _WEIGHTS_ONLY for source in sources):
         return None
@@ -120,13 +132,20 @@ def _of_scales(
     if scale is None:
         return "the scale of its data is not a constant"
     shape = list(scale.shape.numpy())
+    if shape and constant_tensor(data.dequantize.inputs[0]) is not None:
+        return f"its left operand is a weight with a scale of shape {shape}; make it a scalar"
     if shape:
         return f"the scale of its data has the shape {shape}; make it a scalar, of shape []"
     if not (constant := constant_tensor(weight.dequantize.inputs[1])):
         return "the scale of its weight is not a constant"
     rule = rules.operators.get(node.op_type)
-    if rule is None or constant.size < 2 or not weight.is_direct:
+    if rule is None or constant.size < 2:
         return None
+    if not weight.is_direct:
+        return (
+            "its weight is moved after it is dequantized, and the axis of its scales with it; "
+            "move it before"
+        )
     expected = rule.weight_axis
     if rule.transposed_by is not None:
         transposed: int = node.attributes.get_int(rule.transposed_by, 0)
@@ -139,23 +158,39 @@ def _of_scales(
     return f"its weight has a scale for each index of axis {axis}; make it axis {expected}"
 
 
-def _source(value: ir.Value | None, rules: QuantizationRules) -> _Source | None:
+def _source(
+    value: ir.Value | None, rules: QuantizationRules, steps: int, seen: set[ir.Node]
+) -> _Source | None:
+    """The DequantizeLinear that `value` comes from, with no other product on the way."""
     from graphopt.ir import is_standard
 
-    moving = rules.movers | rules.selectors | rules.joins | {"Mul"}
-    breaker = None
-    for step in range(_MAX_STEPS):
-        node = value.producer() if value is not None else None
-        if node is None or not is_standard(node, node.op_type) or not node.inputs:
-            return None
-        if node.op_type == "DequantizeLinear":
-            return _Source(node, breaker, step == 0)
-        if node.op_type in _BREAKERS:
-            breaker = node  # the one nearest to the pair
-        elif node.op_type not in moving:
-            return None
-        value = node.inputs[0]
+    node = value.producer() if value is not None else None
+    if node is None or node in seen or steps == 0 or not is_standard(node, node.op_type):
+        return None
+    seen.add(node)
+    if node.op_type == "DequantizeLinear":
+        return _Source(node, None, steps == _MAX_STEPS)
+    if node.op_type in _PRODUCTS:
+        return None
+    moves = _moves(node, rules)
+    for operand in node.inputs[:1] if moves and node.op_type not in _SCALES else node.inputs:
+        found = _source(operand, rules, steps - 1, seen)
+        if found is not None:
+            return found if moves else replace(found, breaker=node)
     return None
+
+
+def _moves(node: ir.Node, rules: QuantizationRules) -> bool:
+    """Whether quantized values stay quantized in `node`."""
+    from graphopt.ir import constant_tensor
+
+    if node.op_type in _SCALES:
+        return any(constant_tensor(value) is not None for value in node.inputs)
+    if node.op_type == "Pad":  # M: with zeros, and only to add some
+        sizes, *filling = (constant_tensor(value) for value in node.inputs[1:3] if value)
+        zeros = all(each is not None and not each.numpy().any() for each in filling)
+        return zeros and sizes is not None and bool((sizes.numpy() >= 0).all())
+    return node.op_type in rules.movers | rules.selectors | rules.joins
 
 
 def _type(source: _Source) -> str:

@@ -14,8 +14,15 @@ import onnxruntime as ort
 import pytest
 
 import graphopt.emit.tensorrt.bundle as bundle_package
-from graphopt.emit.tensorrt import BuilderOptions, EngineReport, build_engine, parse_shapes
+from graphopt.emit.tensorrt import (
+    BuilderOptions,
+    EngineReport,
+    batch_shapes,
+    build_engine,
+    parse_shapes,
+)
 from graphopt.errors import GraphoptError
+from graphopt.ir import load
 from graphopt.targets import get_target
 
 SHAPES = parse_shapes("image:1x3x16x16,2x3x16x16,4x3x16x16")
@@ -24,7 +31,12 @@ SHAPES = parse_shapes("image:1x3x16x16,2x3x16x16,4x3x16x16")
 def make(model: onnx.ModelProto, folder: Path, **options: object) -> EngineReport:
     """Makes a bundle in `folder`; on failure asserts that nothing has changed there."""
     path = models.save(model, folder / "source.onnx")
-    given: dict[str, object] = {"target": get_target("jetson-orin"), "backend": "bundle"}
+    given: dict[str, object] = {
+        "target": get_target("jetson-orin"),
+        "backend": "bundle",
+    }
+    if "shapes" not in options:
+        given["shapes"] = batch_shapes(load(path))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     try:
         return build_engine(path, folder / "out", **(given | options))  # type: ignore[arg-type]
@@ -124,7 +136,9 @@ def test_noise_is_told(tmp_path: Path) -> None:
 
 def test_external_data_comes_along(tmp_path: Path) -> None:
     path = models.save(models.float_net(), tmp_path / "big.onnx", external=True)
-    build_engine(path, tmp_path / "out", target=get_target("jetson-orin"), backend="bundle")
+    build_engine(
+        path, tmp_path / "out", target=get_target("jetson-orin"), backend="bundle", shapes=SHAPES
+    )
     assert (tmp_path / "out" / "model.onnx.data").is_file()
     assert "  model.onnx.data" in (tmp_path / "out" / "build.sh").read_text()
     onnx.checker.check_model(str(tmp_path / "out" / "model.onnx"))
@@ -245,6 +259,27 @@ def test_a_model_that_no_tensorrt_of_the_target_reads(tmp_path: Path) -> None:
         "the model needs TensorRT 10.3 or newer since its opset is 19, and jetson-xavier has at "
         "most 8.5; convert it with the pass set-opset{version=17}, or choose another target"
     )
+
+
+@pytest.mark.parametrize(
+    ("opset", "target", "doubted"),
+    [
+        (17, "jetson-orin", ["weights are stored in int8, which TensorRT 8 (JetPack 5 and 6.0)"]),
+        (19, "jetson-orin", []),
+        (23, "jetson-orin", ["the model's opset, 23, is younger than TensorRT 10.3"]),
+        (23, "jetson-thor", []),
+    ],
+)
+def test_what_an_older_tensorrt_may_refuse_is_a_warning(
+    tmp_path: Path, opset: int, target: str, doubted: list[str]
+) -> None:
+    model = models.int8_net()
+    model.opset_import[0].version = opset
+    *found, noise = make(model, tmp_path, target=get_target(target)).warnings
+    assert "are noise" in noise
+    assert len(found) == len(doubted)
+    for warning, expected in zip(found, doubted, strict=True):
+        assert warning.startswith(expected)
 
 
 def test_what_the_target_cannot_compute_is_refused(tmp_path: Path) -> None:

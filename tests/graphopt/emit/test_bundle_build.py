@@ -15,7 +15,9 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.emit.tensorrt import BuilderOptions, build_engine, parse_shapes
+from graphopt.emit.tensorrt import BuilderOptions, batch_shapes, build_engine, parse_shapes
+from graphopt.errors import GraphoptError
+from graphopt.ir import load
 from graphopt.targets import get_target
 
 SHAPES = parse_shapes("image:1x3x16x16,2x3x16x16,4x3x16x16")
@@ -23,13 +25,10 @@ SHAPES = parse_shapes("image:1x3x16x16,2x3x16x16,4x3x16x16")
 
 def bundle(folder: Path, model: onnx.ModelProto, **options: object) -> Path:
     path = models.save(model, folder / "source.onnx")
-    build_engine(
-        path,
-        folder / "a bundle",
-        target=get_target("jetson-orin"),
-        backend="bundle",
-        **options,  # type: ignore[arg-type]
-    )
+    if "shapes" not in options:
+        options["shapes"] = batch_shapes(load(path))
+    given: dict[str, object] = {"target": get_target("jetson-orin"), "backend": "bundle"}
+    build_engine(path, folder / "a bundle", **(given | options))  # type: ignore[arg-type]
     return folder / "a bundle"
 
 
@@ -112,6 +111,46 @@ def test_every_version_gets_its_flags(
     assert "python3 verify.py" in done.stdout
 
 
+def float_17(batch: int | str) -> onnx.ModelProto:
+    model = models.float_net(batch)
+    model.opset_import[0].version = 17
+    return model
+
+
+def half_dynamic() -> onnx.ModelProto:
+    g = models.Graph(np.float16, opset=17)
+    return g.model(g.op("Relu", g.input("image", ["n", 3, 16, 16])), ["n", 3, 16, 16])
+
+
+PROFILE = [
+    "--minShapes=image:1x3x16x16",
+    "--optShapes=image:2x3x16x16",
+    "--maxShapes=image:4x3x16x16",
+]
+DLA = BuilderOptions(dla_core=0, gpu_fallback=True)
+DLA_FLAGS = ["--allowGPUFallback", "--useDLACore=0"]
+MATRIX = {
+    # model, shapes, options: what all versions get, and what TensorRT 8 is allowed
+    "static fp32": (float_17(1), None, BuilderOptions(), [], []),
+    "dynamic fp32": (float_17("n"), SHAPES, BuilderOptions(), PROFILE, []),
+    "dynamic fp16": (half_dynamic(), SHAPES, BuilderOptions(), PROFILE, ["--fp16"]),
+    "fp16 on a DLA": (half_net(), None, DLA, DLA_FLAGS, ["--fp16"]),
+}
+
+
+@pytest.mark.parametrize("version", fake_trtexec.VERSIONS)
+@pytest.mark.parametrize("name", MATRIX)
+def test_every_kind_of_model_on_every_version(tmp_path: Path, name: str, version: str) -> None:
+    model, shapes, options, everywhere, allowed = MATRIX[name]
+    more: dict[str, object] = {} if shapes is None else {"shapes": shapes}
+    trtexec = fake_trtexec.write(tmp_path / "bin" / "trtexec", version)
+    done = run(bundle(tmp_path, model, options=options, **more), trtexec)
+    assert done.returncode == 0, done.stderr
+    mode = "--buildOnly" if version == "8.5" else "--skipInference"
+    typed = {"8": allowed, "10": ["--stronglyTyped"], "11": []}[version.split(".")[0]]
+    assert arguments_of(trtexec)[3:] == [*everywhere, mode, *typed]
+
+
 @pytest.mark.parametrize("version", ["8.5", "8.6"])
 def test_tensorrt_8_is_allowed_what_the_model_holds(tmp_path: Path, version: str) -> None:
     trtexec = fake_trtexec.write(tmp_path / "bin" / "trtexec", version)
@@ -183,6 +222,31 @@ def test_a_newer_opset_needs_a_newer_tensorrt(tmp_path: Path) -> None:
     refused = run(made, fake_trtexec.write(tmp_path / "bin" / "trtexec", "8.6"))
     assert refused.returncode == 2
     assert "the model needs TensorRT 10.3 to 11 (its opset is 19)" in refused.stderr
+
+
+@pytest.mark.parametrize(("version", "status"), [("11.0", 2), ("11.1", 2), ("11.2", 0)])
+def test_two_versions_support_no_dla(tmp_path: Path, version: str, status: int) -> None:
+    trtexec = fake_trtexec.write(tmp_path / "bin" / "trtexec", version, like="11.4")
+    done = run(bundle(tmp_path, half_net(), options=DLA), trtexec)
+    assert done.returncode == status
+    assert ("supports no DLA; make the bundle without --dla-core" in done.stderr) == (status == 2)
+
+
+def normalized() -> onnx.ModelProto:
+    g = models.Graph(opset=17)
+    x = g.input("x", [1, 8])
+    return g.model(g.op("LayerNormalization", x, g.weight(8), name="norm"), [1, 8])
+
+
+def test_an_operator_needs_the_tensorrt_that_reads_it(tmp_path: Path) -> None:
+    made = bundle(tmp_path, normalized())
+    refused = run(made, fake_trtexec.write(tmp_path / "old" / "trtexec", "8.5"))
+    assert refused.returncode == 2
+    reason = "the model needs TensorRT 8.6 to 11 (it has LayerNormalization, as 'norm')"
+    assert reason in refused.stderr
+    assert run(made, fake_trtexec.write(tmp_path / "new" / "trtexec", "8.6")).returncode == 0
+    with pytest.raises(GraphoptError, match=r"TensorRT 8\.6 or newer since it has LayerNorm"):
+        bundle(tmp_path / "old", normalized(), target=get_target("jetson-xavier"))
 
 
 @pytest.mark.parametrize(

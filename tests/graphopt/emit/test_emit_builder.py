@@ -10,10 +10,11 @@ import fake_tensorrt
 import onnx
 import pytest
 
-from graphopt.emit.tensorrt import BuilderOptions, build_engine
+from graphopt.emit.tensorrt import BuilderOptions, batch_shapes, build_engine
 from graphopt.emit.tensorrt.builder import Log, build
 from graphopt.emit.tensorrt.request import BuildRequest, BuildResult
 from graphopt.errors import GraphoptError
+from graphopt.ir import load
 from graphopt.targets import get_target
 
 
@@ -25,7 +26,7 @@ def request(model: onnx.ModelProto, folder: Path, **changes: object) -> BuildReq
         target="jetson-orin",
         sm="8.7",
         opsets=(7, 25),
-        shapes={},
+        shapes=batch_shapes(load(path)),
         timeout_s=60,
     )
     return replace(made, **changes)  # type: ignore[arg-type]
@@ -143,7 +144,12 @@ def test_the_whole_way_through_the_child(
     )
     monkeypatch.syspath_prepend(str(package.parent))
     path = models.save(models.float_net(), tmp_path / "model.onnx")
-    report = build_engine(path, tmp_path / "model.engine", target=get_target("tensorrt"))
+    report = build_engine(
+        path,
+        tmp_path / "model.engine",
+        target=get_target("tensorrt"),
+        shapes=batch_shapes(load(path)),
+    )
     assert report.path.read_bytes() == fake_tensorrt.serialize(version, onnx.load(path))
     assert (report.backend, report.builder) == ("tensorrt", f"TensorRT {version}.0")
     assert report.kernels is None
@@ -162,6 +168,6 @@ def test_a_package_that_does_not_load_is_told(
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError('libnvinfer.so.10: no such file')\n")
     monkeypatch.syspath_prepend(str(package.parent))
-    path = models.save(models.float_net(), tmp_path / "model.onnx")
+    path = models.save(models.float_net(1), tmp_path / "model.onnx")
     with pytest.raises(GraphoptError, match=r"does not load: libnvinfer\.so\.10: no such file"):
         build_engine(path, tmp_path / "model.engine", target=get_target("tensorrt"))

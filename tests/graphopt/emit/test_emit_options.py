@@ -11,11 +11,13 @@ import engine_models as models
 import fake_tensorrt
 import pytest
 
-from graphopt.emit.tensorrt import BuilderOptions, build_engine, parse_shapes
+from graphopt.emit.tensorrt import BuilderOptions, batch_shapes, build_engine, parse_shapes
 from graphopt.emit.tensorrt.builder import Log, build
 from graphopt.emit.tensorrt.monitor import BuildProgress
+from graphopt.emit.tensorrt.options import require_dla_shapes
 from graphopt.emit.tensorrt.request import BuildRequest
 from graphopt.errors import GraphoptError
+from graphopt.ir import load
 from graphopt.targets import get_target
 
 VERSIONS = fake_tensorrt.VERSIONS
@@ -29,7 +31,7 @@ def request(folder: Path, options: BuilderOptions, batch: int | str = 1) -> Buil
         target="jetson-orin",
         sm="8.7",
         opsets=(7, 25),
-        shapes={},
+        shapes=batch_shapes(load(path)),
         timeout_s=60,
         options=options,
     )
@@ -133,6 +135,37 @@ def test_a_dla_takes_one_shape(tmp_path: Path, version: str) -> None:
     many = replace(asked, shapes=parse_shapes("image:4097x3x16x16"))
     with pytest.raises(GraphoptError, match="a batch of at most 4096, not 4097"):
         build(fake_tensorrt.make(version), many, Log(), gpu=lambda: "8.7")
+
+
+def test_a_dla_takes_dimensions_that_are_not_too_large() -> None:
+    options = BuilderOptions(dla_core=0)
+    require_dla_shapes(options, parse_shapes("x:1x3x8192x1"))
+    with pytest.raises(GraphoptError, match="dimensions of at most 8192, not 8193"):
+        require_dla_shapes(options, parse_shapes("x:1x3x8193x1"))
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "bundle"])
+def test_a_dla_does_not_compute_in_fp32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    install(tmp_path, "10.3", monkeypatch)
+    path = models.save(models.float_net(1), tmp_path / "model.onnx")
+    with pytest.raises(GraphoptError, match="computes in fp16 and int8, and the model holds fp32"):
+        build_engine(
+            path,
+            tmp_path / "e",
+            target=get_target("jetson-orin"),
+            backend=backend,
+            options=BuilderOptions(dla_core=0),
+        )
+    assert not (tmp_path / "e").exists()
+
+
+def test_two_versions_support_no_dla(tmp_path: Path) -> None:
+    trt = fake_tensorrt.make("11.4")
+    trt.__version__ = "11.1.0"
+    with pytest.raises(GraphoptError, match=r"TensorRT 11\.1\.0 supports no DLA; leave out"):
+        built(trt, tmp_path, BuilderOptions(dla_core=0))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphopt.emit.tensorrt import parse_shapes
+from graphopt.emit.tensorrt import DEFAULT_BATCH, parse_shapes
 from graphopt.emit.tensorrt.shapes import InputSpec, profile_of
 from graphopt.errors import GraphoptError
 
@@ -105,9 +105,9 @@ def test_names_are_checked_against_the_model() -> None:
         parse_shapes("w=2", model)
 
 
-def test_a_dynamic_first_axis_has_a_default() -> None:
+def test_a_dynamic_first_axis_can_be_a_batch() -> None:
     inputs = [spec("a", "n", 3), spec("b", "n"), spec("c", None, 2), spec("d", 4)]
-    assert profile_of(inputs, {}) == {
+    assert profile_of(inputs, {}, batch=DEFAULT_BATCH) == {
         "a": ((1, 3), (8, 3), (32, 3)),
         "b": ((1,), (8,), (32,)),
         "c": ((1, 2), (8, 2), (32, 2)),
@@ -117,11 +117,11 @@ def test_a_dynamic_first_axis_has_a_default() -> None:
 def test_without_a_default_every_open_input_is_told() -> None:
     inputs = [spec("a", "n", 3), spec("b", "n"), spec("c", 4, "t"), spec("d", 4)]
     with pytest.raises(GraphoptError) as raised:
-        profile_of(inputs, {}, batch=None)
+        profile_of(inputs, {})
     option = "a:1x3,8x3,32x3;b:1,8,32;c:4xt,4xt,4xt"
     assert f'--shapes "{option}"' in str(raised.value)
     a, c = ((1, 3), (2, 3), (4, 3)), ((4, 5),) * 3
-    profile = profile_of(inputs, {"a": a, "c": c}, batch=None)
+    profile = profile_of(inputs, {"a": a, "c": c})
     assert profile == {"a": a, "b": ((1,), (2,), (4,)), "c": c}
 
 
@@ -130,7 +130,9 @@ def test_a_shared_name_is_a_shared_size() -> None:
     ids = ((1, 16), (4, 64), (8, 128))
     assert profile_of(inputs, {"ids": ids}) == {"mask": ids, "ids": ids}
     # A name that is a batch somewhere is the same elsewhere, in whatever order they come.
-    assert profile_of([spec("x", 3, "n"), spec("y", "n")], {})["x"] == ((3, 1), (3, 8), (3, 32))
+    inputs = [spec("x", 3, "n"), spec("y", "n")]
+    profile = profile_of(inputs, {}, batch=DEFAULT_BATCH)
+    assert profile["x"] == ((3, 1), (3, 8), (3, 32))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_a_shared_name_is_a_shared_size() -> None:
         (
             [spec("x", "n", 3, None)],
             {},
-            "axis 2 of input 'x' (nx3x?) is dynamic, its size unknown; give its least, optimal and "
+            "axis 0 of input 'x' (nx3x?) is dynamic, its size unknown; give its least, optimal and "
             'greatest shape with --shapes "x:1x3x?,8x3x?,32x3x?"',
         ),
         ([spec("x", "n", "t")], {"y": ((1, 1),) * 3}, "the model has no input 'y'"),

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from engine_models import Graph
 
-from graphopt.emit.tensorrt import ComputeNode, EngineReport, build_engine
+from graphopt.emit.tensorrt import ComputeNode, EngineReport, batch_shapes, build_engine
 from graphopt.emit.tensorrt.unfused import find_unfused
 from graphopt.ir import load
 from graphopt.report.engine import print_engine, print_kernels
@@ -21,6 +21,9 @@ from graphopt.targets import get_target
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is not installed"
 )
+
+
+Case = Callable[[Graph, str], str]
 
 
 def data_only(g: Graph, x: str) -> str:
@@ -55,14 +58,70 @@ def wrong_axis(g: Graph, x: str) -> str:
     return g.op("Conv", g.qdq(x), g.int8_weight(16, 16, 1, 1, axis=1), name="conv")
 
 
+def behind(operator: str, *constants: object, first: bool = False, **attributes: object) -> Case:
+    """A Conv on what `operator` makes of a quantized tensor, and of `constants`."""
+
+    def make(g: Graph, x: str) -> str:
+        more = [g.constant(np.array(each)) for each in constants]
+        operands = [*more, g.qdq(x)] if first else [g.qdq(x), *more]
+        x = g.op(operator, *operands, name="between", **attributes)
+        return g.op("Conv", x, g.int8_weight(16, 16, 1, 1, axis=0), name="conv")
+
+    return make
+
+
+def by_activation(g: Graph, x: str) -> str:
+    x = g.op("Mul", g.op("Sigmoid", x), g.qdq(x), name="between")
+    return g.op("Conv", x, g.int8_weight(16, 16, 1, 1, axis=0), name="conv")
+
+
+def chosen(g: Graph, x: str) -> str:
+    zero = g.constant(np.array(0, np.float32))
+    x = g.op("Where", g.op("Greater", x, zero), g.qdq(x), zero, name="between")
+    return g.op("Conv", x, g.int8_weight(16, 16, 1, 1, axis=0), name="conv")
+
+
+def from_half(g: Graph, x: str) -> str:
+    scale, zero = g.constant(np.array(0.05, np.float16)), g.constant(np.zeros((), np.int8))
+    x = g.op("QuantizeLinear", g.op("Cast", x, to=10), scale, zero)
+    x = g.op("Cast", g.op("DequantizeLinear", x, scale, zero), name="between", to=1)
+    return g.op("Conv", x, g.int8_weight(16, 16, 1, 1, axis=0), name="conv")
+
+
+def moved_weight(g: Graph, x: str) -> str:
+    weight = g.op("Transpose", g.int8_weight(16, 16, 1, 1, axis=0), perm=[1, 0, 2, 3])
+    return g.op("Conv", g.qdq(x), weight, name="conv")
+
+
+def left_weight(g: Graph, x: str) -> str:
+    return g.op("MatMul", g.int8_weight(8, 8, axis=1), g.qdq(x), name="conv")
+
+
 def transposed(g: Graph, x: str) -> str:
     return g.op("ConvTranspose", g.qdq(x), g.int8_weight(16, 16, 1, 1, axis=1), name="conv")
 
 
-CASES: list[tuple[Callable[[Graph, str], str], str]] = [
+CASES: list[tuple[Case, str]] = [
     (data_only, "only its data is quantized"),
     (weight_only, "only its weight is quantized"),
     (behind_relu, "'relu' [Relu] between 'dequantizelinear4' and it makes floats"),
+    (behind("Add", np.float32(1)), "'between' [Add] between 'dequantizelinear5' and it makes"),
+    (behind("Add", np.float32(1), first=True), "'between' [Add] between 'dequantizelinear5' and"),
+    (behind("Sub", np.float32(1)), "'between' [Sub] between"),
+    (behind("Clip", np.float32(0), np.float32(1)), "'between' [Clip] between"),
+    (behind("Max", np.float32(0), first=True), "'between' [Max] between"),
+    (behind("LeakyRelu"), "'between' [LeakyRelu] between"),
+    (behind("Sigmoid"), "'between' [Sigmoid] between"),
+    (
+        behind("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        "'between' [AveragePool] between 'dequantizelinear4' and it makes floats; put the pair",
+    ),
+    (behind("Pad", np.array([0, 0, 0, 1, 0, 0, 0, -1])), "'between' [Pad] between"),
+    (by_activation, "'between' [Mul] between"),
+    (chosen, "'between' [Where] between"),
+    (from_half, "'between' [Cast] between"),
+    (moved_weight, "the axis of its scales with it; move it before"),
+    (left_weight, "its left operand is a weight with a scale of shape [8]; make it a scalar"),
     (vector_scale, "the scale of its data has the shape [1]; make it a scalar"),
     (channel_scales, "the scale of its data has the shape [16]; make it a scalar"),
     (wrong_axis, "a scale for each index of axis 1; make it axis 0"),
@@ -70,21 +129,20 @@ CASES: list[tuple[Callable[[Graph, str], str], str]] = [
 ]
 
 
-def made(make: Callable[[Graph, str], str]) -> onnx.ModelProto:
+def made(make: Case) -> onnx.ModelProto:
     g = Graph()
     return g.model(make(g, g.input("x", [1, 16, 8, 8])), [1, 16, 8, 8])
 
 
 def built(model: onnx.ModelProto, folder: Path) -> EngineReport:
     path = models.save(model, folder / "model.onnx")
-    return build_engine(path, folder / "model.engine", target=get_target("sm86"))
+    shapes = batch_shapes(load(path))
+    return build_engine(path, folder / "model.engine", target=get_target("sm86"), shapes=shapes)
 
 
 @needs_rtx
 @pytest.mark.parametrize(("make", "reason"), CASES)
-def test_a_float_kernel_gets_its_reason(
-    tmp_path: Path, make: Callable[[Graph, str], str], reason: str
-) -> None:
+def test_a_float_kernel_gets_its_reason(tmp_path: Path, make: Case, reason: str) -> None:
     report = built(made(make), tmp_path)
     (found,) = report.unfused
     assert (found.node, found.precision) == ("conv", "fp32")
@@ -166,6 +224,38 @@ def test_the_report_of_a_good_int8_engine(
     stem = next(row for row in rows if "stem" in row[5] and row[0].strip() == "conv")
     assert [cell.strip() for cell in stem[:4]] == ["conv", "int8", "int8", "int8"]
     assert "warning" not in text
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    "make",
+    [
+        behind("Mul", np.float32(3)),
+        behind("Mul", np.float32(3), first=True),
+        behind("Div", np.float32(3)),
+        behind("Pad", np.zeros(8, np.int64)),
+        behind("MaxPool", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+    ],
+)
+def test_what_keeps_integers_is_not_blamed(tmp_path: Path, make: Case) -> None:
+    report = built(made(make), tmp_path)
+    assert report.unfused == ()
+    assert report.compute_nodes_by_precision == {"int8": 1}
+
+
+@needs_rtx
+def test_a_rest_in_fp32_is_hinted_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def rest(dtype: type) -> EngineReport:
+        g = Graph(dtype)
+        x = g.op("Conv", g.qdq(g.input("x", [1, 16, 8, 8])), g.int8_weight(16, 16, 1, 1, axis=0))
+        return built(g.model(g.op("Softmax", x, name="soft"), [1, 16, 8, 8]), tmp_path)
+
+    report = rest(np.float32)
+    assert report.fp32_rest == ("soft",)
+    print_engine(report)
+    assert "hint: 'soft': fp32, as what is not quantized is; cast it" in capsys.readouterr().out
+    assert rest(np.float16).fp32_rest == ()
+    assert built(models.float_net(1), tmp_path).fp32_rest == ()
 
 
 @needs_rtx

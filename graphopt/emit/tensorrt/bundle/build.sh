@@ -52,6 +52,11 @@ if [ "$number" -lt "$least" ] || [ "$number" -gt "$greatest" ]; then
     fail 2 "this is TensorRT $version; the model needs $range"
 fi
 
+# DLA came back after these.
+if [ -n "$dla_core" ] && { [ "$version" = 11.0 ] || [ "$version" = 11.1 ]; }; then
+    fail 2 "TensorRT $version supports no DLA; make the bundle without --dla-core"
+fi
+
 # Precision is in the model. TensorRT 8 wants to be allowed what it finds there, TensorRT 10 to be
 # told that nothing else is wanted, and TensorRT 11 knows no other way.
 if [ "$major" -eq 8 ]; then

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
-from graphopt.ir import default_opset, nodes_of
+from graphopt.ir import default_opset, is_standard, label, nodes_of
 from graphopt.targets import Target
 
 _QUANTIZED = {
@@ -28,6 +29,23 @@ _FLOATS = {
 _TENSORRT_8_OPSET = 17
 _TENSORRT_8_TYPES = frozenset({"fp32", "fp16", "int8"})
 _NEWEST, _ANY = 11, 99
+_TENSORRT_10 = (10, 3)
+# R: when the parser learnt operators that lower opsets have (changelogs of onnx-tensorrt and of
+# TensorRT). What came with 9.2 or 10.1 is first in 10.3 here.
+_SINCE: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {
+        "IsInf": (8, 6),
+        "LayerNormalization": (8, 6),
+        "DeformConv": _TENSORRT_10,
+        "Hardmax": _TENSORRT_10,
+        "Attention": (10, 14),
+        "RMSNormalization": (10, 15),
+        "RotaryEmbedding": (10, 15),
+        "TensorScatter": (10, 15),
+    }
+)
+# R: TensorRT 10.6 is the first that was made with an ONNX that knows it.
+_NEW_OPSET = 22
 
 
 @dataclass(frozen=True)
@@ -86,15 +104,41 @@ def tensorrt_range(model: ir.Model, target: Target) -> TensorRTRange:
     return TensorRTRange(max(needed, least), (greatest[0], _ANY), reason if needed > least else "")
 
 
+def doubts(model: ir.Model, needs: TensorRTRange) -> list[str]:
+    """What the older ones among `needs` may refuse: it is not known whether they do."""
+    found = []
+    opset = default_opset(model)
+    if opset >= _NEW_OPSET and needs.least < (10, 6):
+        found.append(
+            f"the model's opset, {opset}, is younger than TensorRT 10.3: if that refuses it, "
+            f"convert it with set-opset{{version={_NEW_OPSET - 1}}}"
+        )
+    stored = any(
+        value.dtype == ir.DataType.INT8 and value.shape is not None and len(value.shape) > 1
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+    )
+    if stored and needs.least < _TENSORRT_10:
+        found.append(
+            "weights are stored in int8, which TensorRT 8 (JetPack 5 and 6.0) may refuse: "
+            "10.3 and newer read them"
+        )
+    return found
+
+
 def _least(model: ir.Model) -> tuple[tuple[int, int], str]:
     """The oldest TensorRT whose parser reads `model`, and why not an older one."""
+    reasons = [((8, 5), "")]
     newer = sorted(set(precisions_of(model)) - _TENSORRT_8_TYPES)
     if newer:
-        return (10, 3), f"it holds {', '.join(newer)}"
+        reasons.append((_TENSORRT_10, f"it holds {', '.join(newer)}"))
     opset = default_opset(model)
-    if opset is not None and opset > _TENSORRT_8_OPSET:
-        return (10, 3), f"its opset is {opset}"
-    return (8, 5), ""
+    if opset > _TENSORRT_8_OPSET:
+        reasons.append((_TENSORRT_10, f"its opset is {opset}"))
+    for node in nodes_of(model):
+        if node.op_type in _SINCE and is_standard(node, node.op_type):
+            reasons.append((_SINCE[node.op_type], f"it has {node.op_type}, as '{label(node)}'"))
+    return max(reasons, key=lambda reason: reason[0])  # the first of equals
 
 
 def _version(text: str) -> tuple[int, int]:

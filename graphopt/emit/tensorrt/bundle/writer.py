@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from graphopt.emit.tensorrt.bundle.needs import (
     TensorRTRange,
+    doubts,
     precisions_of,
     require_precisions,
     tensorrt_range,
@@ -56,9 +57,7 @@ def write_bundle(request: BuildRequest, progress: Progress) -> BuildResult:
         raise GraphoptError(
             "the graph has no nodes, so there is nothing to build", where=request.model
         )
-    opset = default_opset(model)
-    if opset is not None:
-        request.require_opset(opset)
+    request.require_opset(default_opset(model))
     profile = profile_of(input_specs(model), request.shapes)
     require_dla_shapes(request.options, profile)
     target = get_target(request.target)
@@ -73,7 +72,7 @@ def write_bundle(request: BuildRequest, progress: Progress) -> BuildResult:
     reference = write_reference(model, request.samples, profile, bundle, progress)
     metadata = _metadata(model, request, versions_needed, precisions, reference, bundle)
     _write_json(bundle / METADATA_FILE, metadata)
-    warnings = list(reference.notes)
+    warnings = [*reference.notes, *doubts(model, versions_needed)]
     if "int8" in precisions and "int8" not in target.precisions:
         warnings.append(f"int8 may be slower than fp16 on {target.name}{target.because('int8')}")
     if reference.is_random:
