@@ -159,7 +159,7 @@ def test_a_free_batch_counts_as_one_where_shapes_are_only_known_from_the_analysi
 
 @pytest.mark.parametrize(
     ("align", "kept"),
-    [(1, (10, 9, 8, 7, 6, 5, 4, 3, 2)), (4, (10, 8, 4)), (8, (10, 8)), (16, (10,))],
+    [(1, (10, 9, 8, 7, 6, 5, 4, 3, 2)), (4, (10, 8, 4)), (8, (10, 8)), (10, (10,)), (16, (10, 8))],
 )
 def test_a_ladder_goes_down_to_the_floor_in_multiples(align: int, kept: tuple[int, ...]) -> None:
     groups = find_groups(analyse(chain()))
