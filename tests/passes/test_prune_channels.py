@@ -131,9 +131,28 @@ def test_what_is_left_is_rounded_up(align: int, kept: int) -> None:
 
 def test_the_target_says_how_to_round() -> None:
     context = PassContext(target=get_target("sm86"))
-    result = PruneChannels(ratio=0.4, **BARE, align=1).run(chain(), context)
+    result = PruneChannels(ratio=0.4, **BARE).run(chain(), context)
     assert weight(result.model, "first.weight").shape[0] == 8
     assert "channels stay in multiples of 8: 11% of them are cut" in result.notes
+
+
+@pytest.mark.parametrize(("channels", "kept"), [(40, 32), (32, 16), (16, 16), (12, 8), (8, 4)])
+def test_without_a_target_counts_fit_what_cpus_take_at_once(channels: int, kept: int) -> None:
+    """Unless a group has fewer than a block of 16: that keeps the half of one, or the quarter."""
+    net = Net()
+    x = net.conv(net.input("batch", 3, 6, 6), (3, channels))
+    model = net.build(net.conv(net.node("Relu", x), (channels, 4)))
+    result = PruneChannels(ratio=0.5, **BARE).run(model, PassContext())
+    assert [row["kept"] for row in result.details["groups"]] == [kept]
+
+
+def test_a_model_of_single_blocks_says_how_to_cut_it_all_the_same() -> None:
+    net = Net()
+    x = net.conv(net.input("batch", 3, 6, 6), (3, 16))
+    model = net.build(net.conv(net.node("Relu", x), (16, 4)))
+    result = PruneChannels(ratio=0.5, **BARE).run(model, PassContext())
+    assert not result.modified
+    assert any("align=1 cuts them" in note for note in result.notes)
 
 
 def test_alignment_counts_positions_not_atoms() -> None:
@@ -160,7 +179,7 @@ def test_nothing_to_cut_is_no_change() -> None:
 @pytest.mark.parametrize("glob", ["first", "fir*"])
 def test_excluded_nodes_keep_their_outputs(glob: str) -> None:
     model = chain()
-    result = PruneChannels(exclude=(glob,), **BARE).run(model, PassContext())
+    result = PruneChannels(exclude=(glob,), align=1, **BARE).run(model, PassContext())
     assert weight(result.model, "first.weight").shape[0] == 10
     assert weight(result.model, "second.weight").shape[0] == 6
     assert "the option 'exclude' keeps 10 channels of 1 layer" in result.notes

@@ -223,6 +223,24 @@ def test_the_group_that_does_less_damage_goes_first_and_the_goal_is_just_reached
         assert 0.6 * budget.whole - largest < budget.left(cut) <= 0.6 * budget.whole
 
 
+def test_a_step_that_a_later_one_makes_needless_is_taken_back() -> None:
+    """The cheap step comes first and saves too little; the large one alone is enough."""
+    model = chain()
+    found = analyse(model)
+    groups = find_groups(found)
+    budget = Budget(model, found, groups, "macs")
+    ladders = [Ladder.of(group, scored(groups), 4) for group in groups]
+    one = [budget.left(cut_of(found, ladders, [int(n == k) for n in (0, 1)])) for k in (0, 1)]
+    large = int(one[1] < one[0])
+    curves = [np.array([0, 1e-3, 1e3]), np.array([0, 1e-3, 1e3])]
+    curves[large] = np.array([0, 1.0, 9.0])
+    cut = allocate(found, budget, ladders, curves, one[large])
+    lost = [len(group.atoms) - cut.count(group.atoms) for group in groups]
+    assert budget.left(cut) <= one[large]
+    assert lost[1 - large] == 0
+    assert lost[large] == ladders[large].kept[0] - ladders[large].kept[1]
+
+
 def test_no_group_falls_below_the_floor() -> None:
     model = chain()
     found = analyse(model)
