@@ -29,7 +29,7 @@ from graphopt_passes.prune_channels.sweep import Op
 def test_the_share_is_cut_and_the_interface_stays() -> None:
     model = chain()
     before = serialized(model)
-    result = PruneChannels(ratio=0.3).run(model, noise(model))
+    result = PruneChannels(ratio=0.3, align=1).run(model, noise(model))
     assert serialized(model) == before, "the model that was given must not change"
     assert result.modified
     assert weight(result.model, "first.weight").shape == (7, 3, 3, 3)
@@ -45,7 +45,7 @@ def test_the_share_is_cut_and_the_interface_stays() -> None:
 
 def test_what_is_cut_is_told() -> None:
     model = chain()
-    details = PruneChannels(ratio=0.3).run(model, noise(model)).details
+    details = PruneChannels(ratio=0.3, align=1).run(model, noise(model)).details
     assert details["groups"] == [
         {"group": "first", "channels": 10, "kept": 7, "macs": 35640, "macs_left": 20412},
         {"group": "second", "channels": 8, "kept": 6, "macs": 25944, "macs_left": 13626},
@@ -94,12 +94,12 @@ def test_the_options_are_light_to_import() -> None:
 @pytest.mark.parametrize("options", [{}, {"score": "l1"}, {"compensate": "none"}])
 def test_without_calibration_data_it_says_what_to_do(options: dict[str, Any]) -> None:
     with pytest.raises(GraphoptError, match=r"prune-channels\{score=l1,compensate=none\}"):
-        PruneChannels(**options).run(chain(), PassContext())
+        PruneChannels(align=1, **options).run(chain(), PassContext())
 
 
 def test_l1_without_compensation_needs_no_data() -> None:
     model = chain()
-    step = PruneChannels(**BARE)
+    step = PruneChannels(align=1, **BARE)
     assert step.required() == ()
     result = step.run(model, PassContext())
     assert any("not refitted" in note for note in result.notes)
@@ -116,13 +116,13 @@ def test_the_activation_score_sees_what_l1_does_not() -> None:
     model.graph.initializers["first.weight"].const_value = ir.tensor(loud, name="first.weight")
     feed = {name: np.abs(array) for name, array in random_feed(model, 64).items()}
     context = PassContext(calibration=ArraySamples("noise", feed, input_specs(model)))
-    step = PruneChannels(ratio=0.1, compensate="none")
+    step = PruneChannels(ratio=0.1, compensate="none", align=1)
     assert not np.isin(loud[4], weight(step.run(model, context).model, "first.weight")).any()
-    by_weight = PruneChannels(ratio=0.1, **BARE).run(model, context)
+    by_weight = PruneChannels(ratio=0.1, **BARE, align=1).run(model, context)
     assert np.isin(loud[4], weight(by_weight.model, "first.weight")).all()
 
 
-@pytest.mark.parametrize(("align", "kept"), [(1, 6), (4, 8), (8, 8), (16, 10)])
+@pytest.mark.parametrize(("align", "kept"), [(1, 6), (4, 8), (8, 8), (10, 10), (16, 8)])
 def test_what_is_left_is_rounded_up(align: int, kept: int) -> None:
     model = chain()
     result = PruneChannels(ratio=0.4, align=align, **BARE).run(model, PassContext())
@@ -134,6 +134,25 @@ def test_the_target_says_how_to_round() -> None:
     result = PruneChannels(ratio=0.4, **BARE).run(chain(), context)
     assert weight(result.model, "first.weight").shape[0] == 8
     assert "channels stay in multiples of 8: 11% of them are cut" in result.notes
+
+
+@pytest.mark.parametrize(("channels", "kept"), [(40, 32), (32, 16), (16, 16), (12, 8), (8, 4)])
+def test_without_a_target_counts_fit_what_cpus_take_at_once(channels: int, kept: int) -> None:
+    """Unless a group has fewer than a block of 16: that keeps the half of one, or the quarter."""
+    net = Net()
+    x = net.conv(net.input("batch", 3, 6, 6), (3, channels))
+    model = net.build(net.conv(net.node("Relu", x), (channels, 4)))
+    result = PruneChannels(ratio=0.5, **BARE).run(model, PassContext())
+    assert [row["kept"] for row in result.details["groups"]] == [kept]
+
+
+def test_a_model_of_single_blocks_says_how_to_cut_it_all_the_same() -> None:
+    net = Net()
+    x = net.conv(net.input("batch", 3, 6, 6), (3, 16))
+    model = net.build(net.conv(net.node("Relu", x), (16, 4)))
+    result = PruneChannels(ratio=0.5, **BARE).run(model, PassContext())
+    assert not result.modified
+    assert any("align=1 cuts them" in note for note in result.notes)
 
 
 def test_alignment_counts_positions_not_atoms() -> None:
@@ -150,7 +169,7 @@ def test_alignment_counts_positions_not_atoms() -> None:
 
 def test_nothing_to_cut_is_no_change() -> None:
     model = chain()
-    result = PruneChannels(ratio=0.05, **BARE).run(model, PassContext())
+    result = PruneChannels(ratio=0.05, **BARE, align=1).run(model, PassContext())
     assert not result.modified
     assert result.model is model
     message = "no channels can be cut: the share 0.05 of 10 channels, the largest group, is less"
@@ -160,7 +179,7 @@ def test_nothing_to_cut_is_no_change() -> None:
 @pytest.mark.parametrize("glob", ["first", "fir*"])
 def test_excluded_nodes_keep_their_outputs(glob: str) -> None:
     model = chain()
-    result = PruneChannels(exclude=(glob,), **BARE).run(model, PassContext())
+    result = PruneChannels(exclude=(glob,), align=1, **BARE).run(model, PassContext())
     assert weight(result.model, "first.weight").shape[0] == 10
     assert weight(result.model, "second.weight").shape[0] == 6
     assert "the option 'exclude' keeps 10 channels of 1 layer" in result.notes
@@ -195,7 +214,7 @@ def test_an_unknown_operator_keeps_all_it_touches_and_is_named() -> None:
     model = net.build(
         net.head(joined, 14), functions=(custom("custom"),), domains=("custom",), check=False
     )
-    result = PruneChannels(ratio=0.5, **BARE).run(model, PassContext())
+    result = PruneChannels(ratio=0.5, **BARE, align=1).run(model, PassContext())
     assert weight(result.model, "before.weight").shape == (10, 3, 3, 3)
     assert weight(result.model, "after.weight").shape == (3, 10, 3, 3)
     assert weight(result.model, "side.weight").shape == (4, 10, 3, 3)
@@ -223,7 +242,7 @@ def test_what_a_subgraph_captures_stays() -> None:
     shaped = net.node("Reshape", chosen, net.ints(-1, 10, 6, 6))
     total = net.node("Add", net.head(y, 8), net.head(shaped, 10, name="other"))
     model = net.build(total, check=False)
-    result = PruneChannels(ratio=0.5, **BARE).run(model, PassContext())
+    result = PruneChannels(ratio=0.5, **BARE, align=1).run(model, PassContext())
     assert weight(result.model, "captured.weight").shape[0] == 10
     assert weight(result.model, "free.weight").shape[:2] == (4, 10)
     assert weight(result.model, "shared").shape == (10, 1, 1)
@@ -256,10 +275,10 @@ def test_a_free_axis_other_than_the_batch_needs_samples() -> None:
     x = net.linear(net.input("batch", "tokens", 4), 4, 8, name="first")
     model = net.build(net.linear(net.node("Relu", x), 8, 2))
     with pytest.raises(GraphoptError, match=r"axis 1 is free.*give calibration data"):
-        PruneChannels(**BARE).run(model, PassContext())
+        PruneChannels(align=1, **BARE).run(model, PassContext())
     feed = {"x": np.zeros((16, 9, 4), np.float32)}
     context = PassContext(calibration=ArraySamples("zeros", feed, input_specs(model)))
-    result = PruneChannels(**BARE).run(model, context)
+    result = PruneChannels(align=1, **BARE).run(model, context)
     assert result.modified
     for tokens in (1, 30):
         run_on = {"x": np.ones((2, tokens, 4), np.float32)}
@@ -296,7 +315,7 @@ def test_a_breach_leaves_the_model_and_names_the_group(monkeypatch: pytest.Monke
     model = chain()
     before = serialized(model)
     with pytest.raises(GraphoptError, match=r"off by .* of its peak.*groups: first"):
-        PruneChannels(**BARE).run(model, PassContext())
+        PruneChannels(align=1, **BARE).run(model, PassContext())
     assert serialized(model) == before
 
 

@@ -159,7 +159,7 @@ def test_a_free_batch_counts_as_one_where_shapes_are_only_known_from_the_analysi
 
 @pytest.mark.parametrize(
     ("align", "kept"),
-    [(1, (10, 9, 8, 7, 6, 5, 4, 3, 2)), (4, (10, 8, 4)), (8, (10, 8)), (16, (10,))],
+    [(1, (10, 9, 8, 7, 6, 5, 4, 3, 2)), (4, (10, 8, 4)), (8, (10, 8)), (10, (10,)), (16, (10, 8))],
 )
 def test_a_ladder_goes_down_to_the_floor_in_multiples(align: int, kept: tuple[int, ...]) -> None:
     groups = find_groups(analyse(chain()))
@@ -221,6 +221,24 @@ def test_the_group_that_does_less_damage_goes_first_and_the_goal_is_just_reached
             for n, ladder in enumerate(ladders)
         )
         assert 0.6 * budget.whole - largest < budget.left(cut) <= 0.6 * budget.whole
+
+
+def test_a_step_that_a_later_one_makes_needless_is_taken_back() -> None:
+    """The cheap step comes first and saves too little; the large one alone is enough."""
+    model = chain()
+    found = analyse(model)
+    groups = find_groups(found)
+    budget = Budget(model, found, groups, "macs")
+    ladders = [Ladder.of(group, scored(groups), 4) for group in groups]
+    one = [budget.left(cut_of(found, ladders, [int(n == k) for n in (0, 1)])) for k in (0, 1)]
+    large = int(one[1] < one[0])
+    curves = [np.array([0, 1e-3, 1e3]), np.array([0, 1e-3, 1e3])]
+    curves[large] = np.array([0, 1.0, 9.0])
+    cut = allocate(found, budget, ladders, curves, one[large])
+    lost = [len(group.atoms) - cut.count(group.atoms) for group in groups]
+    assert budget.left(cut) <= one[large]
+    assert lost[1 - large] == 0
+    assert lost[large] == ladders[large].kept[0] - ladders[large].kept[1]
 
 
 def test_no_group_falls_below_the_floor() -> None:

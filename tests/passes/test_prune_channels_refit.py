@@ -180,8 +180,8 @@ def output_error(model: ir.Model, result: PassResult, context: PassContext) -> f
 def test_compensation_restores_the_outputs(build: Any) -> None:
     model = build()
     context, other = correlated(model), correlated(model, seed=1)
-    plain = PruneChannels(ratio=0.3, compensate="none").run(model, context)
-    refitted = PruneChannels(ratio=0.3).run(model, context)
+    plain = PruneChannels(ratio=0.3, compensate="none", align=1).run(model, context)
+    refitted = PruneChannels(ratio=0.3, align=1).run(model, context)
     before, after = (output_error(model, result, other) for result in (plain, refitted))
     assert after < 0.5 * before
     for row in refitted.details["refits"]:
@@ -189,13 +189,17 @@ def test_compensation_restores_the_outputs(build: Any) -> None:
 
 
 def test_every_layer_behind_the_first_cut_is_refitted() -> None:
-    rows = PruneChannels(ratio=0.3).run(matrix_net(), correlated(matrix_net())).details["refits"]
+    rows = (
+        PruneChannels(ratio=0.3, align=1)
+        .run(matrix_net(), correlated(matrix_net()))
+        .details["refits"]
+    )
     assert [row["layer"] for row in rows] == ["bare", "no bias", "both", "last"]
 
 
 def test_a_missing_bias_is_added_only_where_the_operator_has_one() -> None:
     model = matrix_net()
-    result = PruneChannels(ratio=0.3).run(model, correlated(model))
+    result = PruneChannels(ratio=0.3, align=1).run(model, correlated(model))
     assert len(result.model.graph.node("no bias").inputs) == 3
     assert len(result.model.graph.node("bare").inputs) == 2
 
@@ -207,7 +211,7 @@ def test_shared_weights_are_not_refitted() -> None:
     for name in ("once", "twice"):
         x = net.node("Tanh", net.node("MatMul", x, shared, name=name))
     model = net.build(net.linear(x, 12, 3, name="last"))
-    result = PruneChannels(ratio=0.3).run(model, correlated(model))
+    result = PruneChannels(ratio=0.3, align=1).run(model, correlated(model))
     assert [row["layer"] for row in result.details["refits"]] == ["last"]
     assert sum("weight is shared" in note for note in result.notes) == 2
 
@@ -218,8 +222,8 @@ def test_a_refit_that_does_not_help_is_dropped(monkeypatch: pytest.MonkeyPatch) 
     )
     model = conv_net()
     context = correlated(model)
-    plain = PruneChannels(ratio=0.3, compensate="none").run(model, context)
-    result = PruneChannels(ratio=0.3).run(model, context)
+    plain = PruneChannels(ratio=0.3, compensate="none", align=1).run(model, context)
+    result = PruneChannels(ratio=0.3, align=1).run(model, context)
     assert result.rewrites["layers refitted"] == 0
     assert sum("does not lower the error" in note for note in result.notes) == 4
     assert output_error(model, result, context) == output_error(model, plain, context)
@@ -228,9 +232,9 @@ def test_a_refit_that_does_not_help_is_dropped(monkeypatch: pytest.MonkeyPatch) 
 def test_a_wide_layer_only_gets_its_bias(monkeypatch: pytest.MonkeyPatch) -> None:
     model = conv_net()
     context = correlated(model)
-    plain = PruneChannels(ratio=0.3, compensate="none").run(model, context)
+    plain = PruneChannels(ratio=0.3, compensate="none", align=1).run(model, context)
     monkeypatch.setattr(compensate, "MAX_INPUTS", 60)
-    result = PruneChannels(ratio=0.3).run(model, context)
+    result = PruneChannels(ratio=0.3, align=1).run(model, context)
     assert any("only its bias is refitted" in note for note in result.notes)
     before, after = (m.graph.node("plain") for m in (plain.model, result.model))
     assert np.array_equal(constant(before, 1), constant(after, 1))
@@ -279,8 +283,8 @@ def test_the_trained_network_keeps_its_accuracy(fixtures: Path) -> None:
     def accuracy(of: ir.Model) -> float:
         return evaluation.score(Session(of, optimize=True).run, Quiet())
 
-    plain = PruneChannels(ratio=0.3, samples=128, compensate="none").run(model, context)
-    refitted = PruneChannels(ratio=0.3, samples=128).run(model, context)
+    plain = PruneChannels(ratio=0.3, samples=128, compensate="none", align=1).run(model, context)
+    refitted = PruneChannels(ratio=0.3, samples=128, align=1).run(model, context)
     before = accuracy(model)
     assert accuracy(plain.model) < before - 20
     assert accuracy(refitted.model) > before - 5
@@ -291,13 +295,13 @@ def test_the_trained_network_keeps_its_accuracy(fixtures: Path) -> None:
 
 @pytest.mark.parametrize("count", [4, 5, 8, 16, 31])
 def test_a_few_samples_are_enough_to_refit(count: int) -> None:
-    rows = PruneChannels(ratio=0.3).run(matrix_net(), correlated(matrix_net(), count))
+    rows = PruneChannels(ratio=0.3, align=1).run(matrix_net(), correlated(matrix_net(), count))
     assert not any("too few" in note for note in rows.notes)
 
 
 def test_fewer_samples_than_a_check_needs_are_told() -> None:
     model = matrix_net()
-    result = PruneChannels(ratio=0.3).run(model, correlated(model, 3))
+    result = PruneChannels(ratio=0.3, align=1).run(model, correlated(model, 3))
     assert result.rewrites["layers refitted"] == 0
     few = "there are too few samples to check a refit"
     assert sum(note.endswith(few) for note in result.notes) == 4
@@ -312,7 +316,7 @@ def test_nothing_to_correct_is_not_told() -> None:
         dead = np.array(model.graph.initializers[name].const_value.numpy())
         dead[:4] = 0
         model.graph.initializers[name].const_value = ir.tensor(dead, name=name)
-    result = PruneChannels(ratio=0.5).run(model, correlated(model))
+    result = PruneChannels(ratio=0.5, align=1).run(model, correlated(model))
     assert result.rewrites == {"groups cut": 1, "channels cut": 4, "layers refitted": 0}
     assert not any("was not refitted" in note for note in result.notes)
 
@@ -335,7 +339,7 @@ def sides(
 
     monkeypatch.setattr(compensate, "Moments", Recorder)
     context = PassContext(calibration=ArraySamples("marked", feed, input_specs(model)))
-    PruneChannels(ratio=0.5).run(model, context)
+    PruneChannels(ratio=0.5, align=1).run(model, context)
     return made[0].seen, made[1].seen
 
 

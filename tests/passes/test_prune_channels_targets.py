@@ -60,7 +60,7 @@ def test_a_share_and_a_number_are_reached_and_hardly_passed(
 ) -> None:
     whole = amount(measure(model), quantity)
     for value, goal in ((0.4, 0.6 * whole), (whole // 2, whole // 2)):
-        result = PruneChannels(**{quantity: value}).run(model, context)
+        result = PruneChannels(align=1, **{quantity: value}).run(model, context)
         left = amount(measure(result.model), quantity)
         cost = result.details["cost"][quantity]
         assert result.unmet is None
@@ -72,7 +72,7 @@ def test_a_share_and_a_number_are_reached_and_hardly_passed(
 
 
 def test_channels_go_where_they_hurt_least(model: ir.Model, context: PassContext) -> None:
-    result = PruneChannels(macs=0.3).run(model, context)
+    result = PruneChannels(macs=0.3, align=1).run(model, context)
     rows = {row["group"]: row for row in result.details["groups"]}
     assert rows["quiet"]["kept"] < 6
     assert rows["loud"]["kept"] > 12
@@ -83,8 +83,8 @@ def test_channels_go_where_they_hurt_least(model: ir.Model, context: PassContext
 def test_it_is_better_than_the_same_share_of_each_group(
     model: ir.Model, context: PassContext
 ) -> None:
-    uniform = PruneChannels(ratio=0.3).run(model, context)
-    allocated = PruneChannels(macs=float(measure(uniform.model).macs)).run(model, context)
+    uniform = PruneChannels(ratio=0.3, align=1).run(model, context)
+    allocated = PruneChannels(macs=float(measure(uniform.model).macs), align=1).run(model, context)
     assert measure(allocated.model).macs <= measure(uniform.model).macs
     feed = next(iter(noise(model, 128).calibration or ()))
     expected = [Session(model).run(feed)]
@@ -93,7 +93,7 @@ def test_it_is_better_than_the_same_share_of_each_group(
 
 
 def test_the_same_again_gives_the_same_bytes(model: ir.Model, context: PassContext) -> None:
-    step = PruneChannels(macs=0.5, rounds=2)
+    step = PruneChannels(macs=0.5, rounds=2, align=1)
     first, second = (serialized(step.run(branches(), noise(model, 64)).model) for _ in range(2))
     assert first == second
 
@@ -111,7 +111,7 @@ def test_counts_are_aligned_and_the_target_is_reached_all_the_same(
 def test_beyond_the_floor_the_nearest_is_given_and_it_fails(
     options: dict[str, float], model: ir.Model, context: PassContext
 ) -> None:
-    result = PruneChannels(**options).run(model, context)  # type: ignore[arg-type]
+    result = PruneChannels(align=1, **options).run(model, context)  # type: ignore[arg-type]
     assert result.modified
     assert set(kept(result.details).values()) == {math.ceil(0.2 * 16), math.ceil(0.2 * 12)}
     ((name, value),) = options.items()
@@ -121,7 +121,7 @@ def test_beyond_the_floor_the_nearest_is_given_and_it_fails(
 
 
 def test_what_the_model_has_not_got_need_not_be_cut(model: ir.Model, context: PassContext) -> None:
-    result = PruneChannels(macs=1e9).run(model, context)
+    result = PruneChannels(macs=1e9, align=1).run(model, context)
     assert not result.modified
     assert result.unmet is None
     macs = f"{measure(model).macs:,}"
@@ -129,10 +129,10 @@ def test_what_the_model_has_not_got_need_not_be_cut(model: ir.Model, context: Pa
 
 
 def test_without_a_group_to_cut_a_target_fails(model: ir.Model, context: PassContext) -> None:
-    result = PruneChannels(macs=0.5, exclude=("*",)).run(model, context)
+    result = PruneChannels(macs=0.5, exclude=("*",), align=1).run(model, context)
     assert not result.modified
     assert result.unmet == "macs=0.5: no channels can be cut"
-    assert not PruneChannels(ratio=0.5, exclude=("*",)).run(model, context).unmet
+    assert not PruneChannels(ratio=0.5, exclude=("*",), align=1).run(model, context).unmet
 
 
 @pytest.mark.parametrize(
@@ -155,14 +155,14 @@ def test_invalid_targets(options: str, message: str) -> None:
 
 
 def test_what_targets_need(model: ir.Model) -> None:
-    assert PruneChannels(max_drop=1).required() == (Need.CALIBRATION, Need.EVALUATION)
+    assert PruneChannels(max_drop=1, align=1).required() == (Need.CALIBRATION, Need.EVALUATION)
     bare: dict[str, Any] = {"score": "l1", "compensate": "none"}
-    assert PruneChannels(macs=0.5, **bare).required() == (Need.CALIBRATION,)
-    assert PruneChannels(ratio=0.5, **bare).required() == ()
+    assert PruneChannels(macs=0.5, **bare, align=1).required() == (Need.CALIBRATION,)
+    assert PruneChannels(ratio=0.5, **bare, align=1).required() == ()
     with pytest.raises(GraphoptError, match="needs calibration data"):
-        PruneChannels(macs=0.5, **bare).run(model, PassContext())
+        PruneChannels(macs=0.5, **bare, align=1).run(model, PassContext())
     with pytest.raises(GraphoptError, match="max_drop needs an evaluation"):
-        PruneChannels(max_drop=1).run(model, noise(model, 16))
+        PruneChannels(max_drop=1, align=1).run(model, noise(model, 16))
 
 
 @pytest.mark.parametrize("options", ["latency=0.5", "macs=0.5"])
@@ -181,8 +181,8 @@ def test_a_model_that_cannot_run_cannot_be_measured(options: str) -> None:
 def test_rounds_go_all_the_way_and_leave_a_model_that_agrees(
     options: dict[str, float], model: ir.Model, context: PassContext
 ) -> None:
-    once = PruneChannels(**options).run(model, context)  # type: ignore[arg-type]
-    result = PruneChannels(**options, rounds=3).run(model, context)  # type: ignore[arg-type]
+    once = PruneChannels(align=1, **options).run(model, context)  # type: ignore[arg-type]
+    result = PruneChannels(align=1, **options, rounds=3).run(model, context)  # type: ignore[arg-type]
     onnx.checker.check_model(ir.to_proto(result.model), full_check=True)
     counts = kept(result.details)
     weights = result.model.graph.initializers
@@ -204,8 +204,8 @@ def test_rounds_go_all_the_way_and_leave_a_model_that_agrees(
 def test_rounds_follow_channels_wherever_they_go(build: Any, options: dict[str, Any]) -> None:
     """The self-check of each round would raise; the last model is compared with its own cut."""
     net = build(kind=onnx.TensorProto.FLOAT)
-    result = PruneChannels(**options, rounds=3).run(net, noise(net, 32))
-    once = PruneChannels(**options).run(net, noise(net, 32))
+    result = PruneChannels(align=1, **options, rounds=3).run(net, noise(net, 32))
+    once = PruneChannels(align=1, **options).run(net, noise(net, 32))
     onnx.checker.check_model(ir.to_proto(result.model), full_check=True)
     Session(result.model).run({name: a[:2] for name, a in Likeness(net, 8).feed.items()})
     for row in result.details["groups"]:
@@ -228,7 +228,7 @@ def test_each_round_measures_the_model_as_it_then_is(
         return real(current, *rest, **more)
 
     monkeypatch.setattr("graphopt_passes.prune_channels.stages.measure_groups", spy)
-    PruneChannels(macs=0.5, rounds=2).run(model, context)
+    PruneChannels(macs=0.5, rounds=2, align=1).run(model, context)
     whole = measure(model).macs
     assert len(seen) == 2
     assert seen[0] == whole
@@ -256,7 +256,7 @@ class Likeness:
 
 def test_max_drop_finds_a_cut_that_keeps_the_score(model: ir.Model, context: PassContext) -> None:
     scored = PassContext(calibration=context.calibration, evaluation=Likeness(model))
-    result = PruneChannels(max_drop=4, samples=64).run(model, scored)
+    result = PruneChannels(max_drop=4, samples=64, align=1).run(model, scored)
     found = result.details["search"]
     assert result.unmet is None
     assert found["before"] == 100
@@ -281,7 +281,7 @@ def test_a_drop_that_no_cut_keeps_gives_what_comes_nearest(
             return -float(np.abs(output - exact).max())
 
     scored = PassContext(calibration=context.calibration, evaluation=Strict(model))
-    result = PruneChannels(max_drop=0, samples=64).run(model, scored)
+    result = PruneChannels(max_drop=0, samples=64, align=1).run(model, scored)
     trials = result.details["search"]["trials"]
     assert result.modified
     assert not any(row["met"] for row in trials)
@@ -305,7 +305,7 @@ def test_latency_is_measured_and_reached(
     model: ir.Model, context: PassContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_clock(monkeypatch, 0.5)
-    result = PruneChannels(latency=0.2).run(model, context)
+    result = PruneChannels(latency=0.2, align=1).run(model, context)
     timed = result.details["latency"]
     assert result.unmet is None
     assert 0.72 < timed["after_ms"] <= 0.8
@@ -317,7 +317,7 @@ def test_a_latency_out_of_reach_fails_with_the_fastest_model(
     model: ir.Model, context: PassContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_clock(monkeypatch, 0.9)
-    result = PruneChannels(latency=0.5).run(model, context)
+    result = PruneChannels(latency=0.5, align=1).run(model, context)
     assert result.unmet is not None
     assert result.unmet.startswith("latency=0.5: a run of one sample")
     assert len(result.details["latency"]["trials"]) == 1
@@ -326,7 +326,9 @@ def test_a_latency_out_of_reach_fails_with_the_fastest_model(
 
 def test_latency_is_measured_for_real(model: ir.Model, context: PassContext) -> None:
     feed = {name: array[:1] for name, array in Likeness(model, 8).feed.items()}
-    times = search.compared(model, PruneChannels(ratio=0.5).run(model, context).model, feed)
+    times = search.compared(
+        model, PruneChannels(ratio=0.5, align=1).run(model, context).model, feed
+    )
     assert all(0 < time < 1000 for time in times)
 
 

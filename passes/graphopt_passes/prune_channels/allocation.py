@@ -133,7 +133,31 @@ def allocate(
         if left <= goal:
             # What several nodes share is only counted here.
             left = float(budget.left(cut_of(found, ladders, steps)))
+    _take_back(found, budget, ladders, curves, steps, goal)
     return cut_of(found, ladders, steps)
+
+
+def _take_back(
+    found: Labelling,
+    budget: Budget,
+    ladders: Sequence[Ladder],
+    curves: Sequence[Array],
+    steps: list[int],
+    goal: float,
+) -> None:
+    """Takes back the steps that the last and largest ones made needless, the most harmful first."""
+    if budget.left(cut_of(found, ladders, steps)) >= goal:
+        return
+    taken = [
+        (curve[step] - curve[step - 1], number)
+        for number, (curve, last) in enumerate(zip(curves, steps, strict=True))
+        for step in range(1, last + 1)
+    ]
+    # Within a ladder only the last step can be taken back, so a number stands for that.
+    for number in [number for _, number in sorted(taken, reverse=True)]:
+        steps[number] -= 1
+        if budget.left(cut_of(found, ladders, steps)) > goal:
+            steps[number] += 1
 
 
 def _move(

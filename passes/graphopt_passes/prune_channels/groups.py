@@ -166,8 +166,17 @@ def is_scored(group: Group, scores: dict[int, float]) -> bool:
 
 
 def step_of(group: Group, align: int) -> int:
-    """How many atoms of each block make a multiple of `align` positions."""
-    return align // math.gcd(align, group.width * len(group.blocks))
+    """How many atoms of each block make a multiple of `align` positions.
+
+    A group of exactly that many stays whole, for fewer would take a kernel as long. One of fewer
+    has no multiple to keep, and is not frozen by it: its counts are multiples of the half, the
+    quarter and so on, the first that leaves it something to lose.
+    """
+    step, size = align // math.gcd(align, group.width * len(group.blocks)), len(group.blocks[0])
+    if step > size:
+        while step > 1 and step >= size:
+            step //= 2
+    return step
 
 
 def choose(

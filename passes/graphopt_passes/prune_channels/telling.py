@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from graphopt.ir import is_standard, nodes_of
 from graphopt_passes.prune_channels.budget import TITLES, Budget, amount, count_cost
-from graphopt_passes.prune_channels.groups import Cut, Group
+from graphopt_passes.prune_channels.groups import Cut, Group, step_of
 from graphopt_passes.prune_channels.labelling import Labelling
 from graphopt_passes.prune_channels.stages import Pruned, Stage, Task
 from graphopt_passes.prune_channels.sweep import SINGLE
@@ -50,11 +50,6 @@ def of_cut(task: Task, pruned: Pruned) -> list[str]:
         notes.append(f"channels stay in multiples of {task.align}: {share:.0f}% of them are cut")
     if not pruned.cut.gone.any():
         return notes
-    if task.align == 1 and task.options.align is None:
-        notes.append(
-            "counts are not rounded: name a target, and they become multiples of what its kernels "
-            "take at once, without which fewer channels can take longer"
-        )
     if pruned.check is None:
         notes.append("ONNX Runtime cannot run this model: the result was not checked by running it")
     if not task.refits:
@@ -69,6 +64,15 @@ def why_nothing(task: Task, target: Target) -> str:
     if target.kind == "ratio" and largest and target.value * largest + 1e-9 < 1:
         share = f"the share {target.value:g} of {largest} channels, the largest group"
         return f"no channels can be cut: {share}, is less than one"
+    if (
+        largest
+        and task.align > 1
+        and all(step_of(group, task.align) >= len(group.blocks[0]) for group in task.groups)
+    ):
+        return (
+            f"no channels can be cut: no group has more than {task.align}, which kernels take at "
+            "once; align=1 cuts them all the same"
+        )
     reasons = _obstacles(task.teacher, task.found)
     return "no channels can be cut" + (": " + ", and ".join(reasons) if reasons else "")
 
