@@ -21,6 +21,7 @@ from graphopt.runtime.difference import Comparer, Difference
 from graphopt.runtime.session import Session
 from graphopt.runtime.tap import tapped
 from graphopt_passes.cast_precision.decide import Decision, fill
+from graphopt_passes.cast_precision.refit import Fit, refit
 from graphopt_passes.cast_precision.rewrite import Writer
 
 ROUNDS = 16
@@ -69,7 +70,31 @@ class Simulator:
     model: ir.Model
     context: PassContext
     limit: int
+    fit: Fit = field(default_factory=Fit)
     _expected: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    def refit(self, decision: Decision) -> None:
+        """Looks for better weights than the nearest of the low type; `fit` has them then."""
+        simulated, twins = self._simulated(decision)
+        samples = self.context.calibration
+        assert samples is not None
+        self.fit = refit(
+            self.model,
+            simulated,
+            twins,
+            decision,
+            samples,
+            self.limit,
+            self._judge,
+            self.context.progress,
+        )
+
+    def _judge(self, simulated: ir.Model, feeds: Iterator[Feed]) -> float:
+        sessions = Session(self.model), Session(simulated)
+        comparer = Comparer()
+        for feed in feeds:
+            comparer.add(*(session.run(feed) for session in sessions))
+        return Fidelity.of(comparer.result()).sqnr_db
 
     def fidelity(self, decision: Decision) -> Fidelity:
         """Of the outputs under `decision`.
@@ -80,7 +105,7 @@ class Simulator:
         if not self._expected:
             session = Session(self.model)
             self._expected = [session.run(feed) for feed in self._feeds(self.limit)]
-        session = Session(self._simulated(decision))
+        session = Session(self._simulated(decision)[0])
         comparer = Comparer()
         for expected, feed in zip(self._expected, self._feeds(self.limit), strict=True):
             comparer.add(expected, session.run(feed))
@@ -114,12 +139,13 @@ class Simulator:
                 break
         return best, fidelity
 
-    def _simulated(self, decision: Decision) -> ir.Model:
-        """A copy of the model with what is low under `decision` rounded."""
+    def _simulated(self, decision: Decision) -> tuple[ir.Model, dict[ir.Node, ir.Node]]:
+        """A copy of the model with what is low under `decision` rounded, and its nodes by ours."""
         copy = self.model.clone()
         twins = dict(zip(walk(self.model.graph), walk(copy.graph), strict=True))
+        self.fit.apply(copy, decision, twins)
         Writer(copy, decision.moved(twins), simulated=True).write()
-        return copy
+        return copy, twins
 
     def _feeds(self, limit: int) -> Iterator[Feed]:
         samples = self.context.calibration
@@ -146,7 +172,7 @@ class Simulator:
 
     def _noise(self, decision: Decision) -> dict[str, float]:
         """The error of each tensor of the main graph as a part of its energy, on a few samples."""
-        simulated = self._simulated(decision)
+        simulated, _ = self._simulated(decision)
         present = set(ir.convenience.create_value_mapping(simulated.graph))
         names = [
             str(value.name)
