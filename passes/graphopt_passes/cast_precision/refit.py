@@ -10,7 +10,7 @@ in fp32 (GPTQ, Frantar et al. 2022), and the mean error is taken out by its bias
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -60,14 +60,15 @@ class Fit:
 
     Attributes:
         weights: by the node of the model in fp32.
-        before: the signal-to-noise ratio of the outputs on held-out samples, in dB.
+        before: the signal-to-noise ratio of the outputs on held-out samples, in dB; None if it was
+            not measured.
         after: the same with the weights.
-        reason: why there are none.
+        reason: why there are none, though they were looked for.
     """
 
     weights: dict[ir.Node, LowWeight] = field(default_factory=dict)
-    before: float = 0.0
-    after: float = 0.0
+    before: float | None = None
+    after: float | None = None
     reason: str | None = None
 
     def apply(
@@ -113,12 +114,13 @@ def refit(
         GraphoptError: if what a layer reads or gives is NaN or infinite somewhere.
     """
     if samples.is_random:
-        return Fit(reason="weights would be fitted to random samples")
+        return Fit(reason="others would be fitted to random samples")
     try:
         sides = SideBySide(model, simulated, samples, limit)
     except ValueError as error:
         return Fit(reason=str(error))
-    fit = Fit(before=judge(simulated, sides.held_out_feeds()))
+    before = judge(simulated, sides.held_out_feeds())
+    fit = Fit()
     names = Names(simulated), Names(model)
     nodes = [n for n in model.graph if is_standard(n, *LAYERS) and decision.is_low(n)]
     for number, node in enumerate(progress.track(nodes, "fitting weights", len(nodes))):
@@ -130,10 +132,10 @@ def refit(
         if choice is not None and choice.kept:
             fit.weights[node] = choice.weight
             write(old, choice.weight)
-    fit.after = judge(simulated, sides.held_out_feeds())
-    if not fit.after > fit.before:
-        return Fit(before=fit.before, reason="better layer by layer, but not at the outputs")
-    return fit
+    after = judge(simulated, sides.held_out_feeds())
+    if not after > before:
+        return Fit(reason="others are no better at the outputs on held-out samples")
+    return replace(fit, before=before, after=after)
 
 
 def write(linear: Linear, weight: LowWeight) -> None:

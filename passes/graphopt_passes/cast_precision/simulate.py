@@ -73,8 +73,23 @@ class Simulator:
     fit: Fit = field(default_factory=Fit)
     _expected: list[dict[str, np.ndarray]] = field(default_factory=list)
 
-    def refit(self, decision: Decision) -> None:
-        """Looks for better weights than the nearest of the low type; `fit` has them then."""
+    def reach(
+        self, decision: Decision, goal: float, *, refit_below: float, demanded: bool
+    ) -> tuple[Decision, Fidelity]:
+        """What keeps `goal` dB, if that can be: with better weights, and with nodes left in fp32.
+
+        Args:
+            refit_below: under so many dB other weights are looked for, which cost nothing to run.
+            demanded: whether to leave nodes though that gains little.
+        """
+        decision, fidelity = self.repair(decision, -math.inf)  # first, nothing may overflow
+        if fidelity.finite and fidelity.sqnr_db < refit_below:
+            self._refit(decision)
+            if self.fit.weights:
+                fidelity = self.fidelity(decision)
+        return self.repair(decision, goal, fidelity, demanded=demanded)
+
+    def _refit(self, decision: Decision) -> None:
         simulated, twins = self._simulated(decision)
         samples = self.context.calibration
         assert samples is not None
@@ -112,14 +127,20 @@ class Simulator:
         return Fidelity.of(comparer.result())
 
     def repair(
-        self, decision: Decision, goal: float, *, demanded: bool
+        self,
+        decision: Decision,
+        goal: float,
+        fidelity: Fidelity | None = None,
+        *,
+        demanded: bool = False,
     ) -> tuple[Decision, Fidelity]:
         """Leaves nodes in fp32, those that lose most first, until the outputs keep `goal` dB.
 
         Args:
+            fidelity: that of `decision`, if it is known.
             demanded: whether to go on though a round gains little.
         """
-        best, fidelity = decision, self.fidelity(decision)
+        best, fidelity = decision, fidelity or self.fidelity(decision)
         tried, result = best, fidelity
         for number in range(1, ROUNDS + 1):
             if result.finite and result.sqnr_db >= goal:
