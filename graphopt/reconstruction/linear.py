@@ -114,20 +114,18 @@ class Linear:
         geometry = Geometry.of(self.node, self.array.shape[2:], x.shape[2:], y.shape[2:])
         return conv_rows(x, y, geometry, len(self.matrix), rows)
 
-    def write(self, matrix: Array, bias: Array | None) -> None:
-        """Sets the weight to `matrix` and the bias to `bias`; a MatMul's is added behind it.
-
-        Args:
-            bias: None leaves it as it is.
-        """
+    def stored(self, matrix: Array) -> Array:
+        """`matrix` as the weight of the node, in its shape and type."""
         weight = matrix[0]
         if self.is_conv:
             weight = conv_weight(matrix, self.array.shape)
         elif self.node.attributes.get_int("transB", 0):
             weight = weight.T
-        self._set(self.node, 1, weight)
-        if bias is None:
-            return
+        return np.asarray(weight.astype(self.array.dtype))
+
+    def write(self, matrix: Array, bias: Array) -> None:
+        """Sets the weight to `matrix` and the bias to `bias`; a MatMul's is added behind it."""
+        self._set(self.node, 1, self.stored(matrix))
         flat = bias.reshape(-1)
         if not is_standard(self.node, "MatMul"):
             self._set(self.node, 2, flat)

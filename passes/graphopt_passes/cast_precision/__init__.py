@@ -26,18 +26,20 @@ class CastPrecision(Pass):
 
     For runtimes that take the types from the model, as TensorRT does with strongly typed networks.
     With calibration samples (`--calib`) the range of every tensor is measured in fp32, so that no
-    overflow hides; the result is then computed with every tensor rounded. Where the outputs keep
-    less than 60 dB (35 in bf16), or than `min_sqnr`, the weights of each layer are rounded
-    together, not each to the nearest number, so that the layer gives what it gives in fp32
-    (`fit_weights`): they stay low, and nothing runs slower. Where that is not enough, the nodes
-    that lose most stay fp32, which does run slower: by default only while every few nodes gain 3
-    dB, for where all layers lose alike much of the net would stay; notes tell what is missed and
-    the part of the multiply-accumulates in fp32. Without samples the structure decides, with more caution: reductions, powers and exponentials stay fp32. In both
-    cases so do the statistics of a normalization that is spelled out, arithmetic on indices and
-    sizes, constants that the type cannot hold, and operators of other domains, with casts around
-    them. A mask constant such as -3.4e38 becomes a number of the type where it only ever reaches a
-    Softmax. Bodies of If, Loop and Scan are converted inside and keep their interface; functions
-    stay as they are (put `inline` ahead).
+    overflow hides, and the outputs are computed with every tensor rounded. Where they keep less
+    than 60 dB (35 in bf16), or than `min_sqnr`, the weights of each layer are rounded together and
+    not each to the nearest number, so that the layer gives what it gives in fp32 (`fit_weights`):
+    they stay low, and nothing runs slower. Where that is not enough, the nodes that lose most stay
+    fp32, which does run slower: by default only while every few of them gain 3 dB, for where all
+    layers lose alike much of the net would have to stay. Notes tell what is missed, and the part of
+    the multiply-accumulates in fp32.
+
+    Without samples the structure decides, with more caution: reductions, powers and exponentials
+    stay fp32. In both cases so do the statistics of a normalization that is spelled out, arithmetic
+    on indices and sizes, constants that the type cannot hold, and operators of other domains, with
+    casts around them. A mask constant such as -3.4e38 becomes a number of the type where it only
+    ever reaches a Softmax. Bodies of If, Loop and Scan are converted inside and keep their
+    interface; functions stay as they are (put `inline` ahead).
 
     After `quantize`, what is in 8 bits stays so and the rest becomes `to`; the opset is raised to
     19 then, and to 22 for bf16, where operators take these types.

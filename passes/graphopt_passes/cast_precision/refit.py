@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.data.feeds import Feed, Samples
-from graphopt.ir import Names, is_standard
+from graphopt.ir import Names, constant_array, is_standard
 from graphopt.progress import Progress
 from graphopt.reconstruction import (
     Choice,
@@ -26,8 +26,10 @@ from graphopt.reconstruction import (
     Moments,
     SideBySide,
     added_behind,
+    adder_behind,
     choose,
     round_to_type,
+    set_constant,
 )
 from graphopt_passes.cast_precision.decide import Decision
 from graphopt_passes.cast_precision.low import Array, LowType
@@ -82,9 +84,7 @@ class Fit:
         names = Names(model)
         for node, weight in self.weights.items():
             if decision.is_low(node):
-                linear = Linear.of(names, twins[node] if twins else node)
-                assert isinstance(linear, Linear)
-                write(linear, weight)
+                write(names, node, weight, twins or {})
 
 
 Judge = Callable[[ir.Model, Iterator[Feed]], float]
@@ -121,45 +121,62 @@ def refit(
         return Fit(reason=str(error))
     before = judge(simulated, sides.held_out_feeds())
     fit = Fit()
-    names = Names(simulated), Names(model)
+    names = Names(model), Names(simulated)
     nodes = [n for n in model.graph if is_standard(n, *LAYERS) and decision.is_low(n)]
     for number, node in enumerate(progress.track(nodes, "fitting weights", len(nodes))):
-        old, own = Linear.of(names[0], twins[node]), Linear.of(names[1], node)
-        if not isinstance(old, Linear) or not isinstance(own, Linear):
+        linear = Linear.of(names[0], node)
+        if not isinstance(linear, Linear):
             continue
-        layer = _Layer(own, twins[node], old.data, decision.low)
+        layer = _Layer(linear, twins[node], decision.low)
         choice = layer.choose(sides.evidence(layer, node, number))
         if choice is not None and choice.kept:
             fit.weights[node] = choice.weight
-            write(old, choice.weight)
+            write(names[1], node, choice.weight, twins)
     after = judge(simulated, sides.held_out_feeds())
     if not after > before:
         return Fit(reason="others are no better at the outputs on held-out samples")
     return replace(fit, before=before, after=after)
 
 
-def write(linear: Linear, weight: LowWeight) -> None:
-    """Gives a layer `weight`."""
-    bias = weight.bias
-    if bias is not None and is_standard(linear.node, "MatMul"):
-        bias = bias - added_behind(linear.node)
-    linear.write(weight.matrix, bias)
+def write(names: Names, node: ir.Node, weight: LowWeight, twins: Mapping[ir.Node, ir.Node]) -> None:
+    """Gives `weight` to the twin of the layer `node`, or to itself if it has none.
+
+    Args:
+        names: those of the twin's model.
+    """
+    linear = Linear.of(names, node)
+    assert isinstance(linear, Linear)
+    place = _bias_place(node)
+    set_constant(names, twins.get(node, node), 1, linear.stored(weight.matrix), "")
+    if weight.bias is not None and place is not None:
+        adder, index = place
+        old = constant_array(adder.inputs[index])
+        assert old is not None
+        bias = weight.bias.reshape(old.shape).astype(old.dtype)
+        set_constant(names, twins.get(adder, adder), index, bias, "")
+
+
+def _bias_place(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """The node, and its input, that is the bias of the layer `node`, if it has one."""
+    if is_standard(node, "MatMul"):
+        return adder_behind(node)
+    return (node, 2) if len(node.inputs) > 2 and node.inputs[2] is not None else None
 
 
 class _Layer:
     """A layer of the model in fp32, and where its twin reads: Y = X W without the bias."""
 
-    def __init__(self, linear: Linear, twin: ir.Node, data: str, low: LowType) -> None:
+    def __init__(self, linear: Linear, twin: ir.Node, low: LowType) -> None:
+        data = twin.inputs[0]
+        assert data is not None
         self.node = twin
-        self.data = data
+        self.data = str(data.name)
         self.shape = linear.shape
         self.row_count = linear.row_count
         self._linear = linear
         self._low = low
-        own = linear.node
-        has_bias = linear.centred and (is_standard(own, "MatMul") or len(own.inputs) > 2)
-        added = np.broadcast_to(added_behind(own).reshape(1, -1), linear.bias.shape)
-        self._bias = linear.bias + added if has_bias else None
+        has_bias = _bias_place(linear.node) is not None
+        self._bias = linear.bias + added_behind(linear.node).reshape(-1) if has_bias else None
 
     def rows(self, x: Array, y: Array, rows: Array, /) -> tuple[Array, Array]:
         given, wanted = self._linear.rows(x, y, rows)
