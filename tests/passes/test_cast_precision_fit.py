@@ -20,28 +20,30 @@ from graphopt.pipeline.base import PassContext, PassResult
 from graphopt_passes.cast_precision import CastPrecision
 from graphopt_passes.cast_precision.simulate import Simulator
 
-RANDOM = np.random.default_rng(0)
-
 
 def integers(*shape: int, seed: int = 0) -> np.ndarray:
     """What fp16 holds exactly, of a large mean: only the rounding of the weights loses anything."""
     return np.random.default_rng(seed).integers(6, 16, shape).astype(np.float32)
 
 
-def weight(*shape: int) -> np.ndarray:
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def weight(*shape: int, seed: int = 0) -> np.ndarray:
     """Such that the mean of the data cancels out, as it does ahead of a bias."""
-    array = RANDOM.normal(size=shape).astype(np.float32)
+    array = normal(*shape, seed=seed)
     return np.asarray(array - array.mean(axis=tuple(range(1, len(shape))), keepdims=True))
 
 
-def turn(size: int) -> np.ndarray:
+def turn(size: int, seed: int) -> np.ndarray:
     """An orthogonal matrix."""
-    return np.asarray(np.linalg.qr(RANDOM.normal(size=(size, size)))[0].astype(np.float32))
+    return np.asarray(np.linalg.qr(normal(size, size, seed=seed))[0].astype(np.float32))
 
 
 VECTORS = {"inputs": "float[N, 32] x", "outputs": "float[N, 8] y"}
 IMAGES = {"inputs": "float[N, 8, 6, 6] x", "outputs": "float[N, 8, A, B] y"}
-SMALL = RANDOM.normal(size=8).astype(np.float32)
+SMALL = normal(8)
 NETS: dict[str, tuple[onnx.ModelProto, np.ndarray]] = {
     "Gemm": (
         proto("y = Gemm <transB = 1> (x, w, b)", **VECTORS, w=weight(8, 32), b=SMALL),
@@ -68,7 +70,7 @@ NETS: dict[str, tuple[onnx.ModelProto, np.ndarray]] = {
             "h = Conv (x, w, b) k = Conv (x, v, b) y = Add (h, k)",
             **IMAGES,
             w=weight(8, 8, 3, 3),
-            v=weight(8, 8, 3, 3),
+            v=weight(8, 8, 3, 3, seed=1),
             b=SMALL,
         ),
         integers(16, 8, 6, 6),
@@ -148,7 +150,7 @@ def test_what_is_no_better_on_held_out_samples_is_left(monkeypatch: pytest.Monke
     ratios = iter([60.0, 59.0])
     monkeypatch.setattr(Simulator, "_judge", lambda *_: next(ratios))
     model, data = NETS["Gemm"]
-    result = run(model, data, min_sqnr=60.6)
+    result = run(model, data, min_sqnr=70)
     assert any("no better at the outputs on held-out samples" in note for note in result.notes)
     assert result.details["fit"] is None
 
@@ -160,7 +162,7 @@ def test_a_fit_that_does_held_out_samples_harm_is_left() -> None:
     for index in range(64):
         data[index, index % 4 // 3] = integers(16, seed=index)
     model = proto("y = Gemm <transB = 1> (x, w, b)", **VECTORS, w=halves.reshape(8, 32), b=SMALL)
-    result = run(model, data.reshape(64, 32), min_sqnr=65)
+    result = run(model, data.reshape(64, 32), min_sqnr=70)
     assert result.details["fit"] is None
     assert any("no better at the outputs on held-out samples" in note for note in result.notes)
 
@@ -174,14 +176,14 @@ def test_the_same_samples_give_the_same_bytes() -> None:
 def test_what_is_missed_by_default_is_told_and_no_error() -> None:
     """So many layers lose alike that leaving a few in fp32 gains nothing."""
     body = " ".join(f"h{i} = Gemm ({f'h{i - 1}' if i else 'x'}, w{i}, b)" for i in range(40))
-    constants = {f"w{i}": turn(32) for i in range(40)}
+    constants = {f"w{i}": turn(32, i) for i in range(40)}
     values = {"inputs": "float[N, 32] x", "outputs": "float[N, 32] y"}
-    model = proto(f"{body} y = Relu (h39)", **values, **constants, b=turn(32)[0])
-    result = run(model, RANDOM.normal(size=(32, 32)).astype(np.float32))
+    model = proto(f"{body} y = Relu (h39)", **values, **constants, b=normal(32) / 8)
+    result = run(model, normal(32, 32, seed=1))
     assert 54 < ratio(result) < 60
     assert result.unmet is None
     assert result.details["float"] == []
-    assert f"outputs keep {ratio(result):.1f} dB in fp16 on the samples, not 60 dB" in result.notes
+    assert any(note.endswith("dB in fp16 on the samples, not 60 dB") for note in result.notes)
 
 
 @pytest.mark.parametrize(("name", "is_fitted"), [("resnet", 1), ("mobilenet", 1), ("vit", 0)])
