@@ -30,9 +30,10 @@ class CastPrecision(Pass):
     than 60 dB (35 in bf16), or than `min_sqnr`, the weights of each layer are rounded together and
     not each to the nearest number, so that the layer gives what it gives in fp32 (`fit_weights`):
     they stay low, and nothing runs slower. Where that is not enough, the nodes that lose most stay
-    fp32, which does run slower: by default only while every few of them gain 3 dB, for where all
-    layers lose alike much of the net would have to stay. Notes tell what is missed, and the part of
-    the multiply-accumulates in fp32.
+    fp32, which does run slower. By default these are few: three rounds of 2% of the nodes at most
+    that do not gain 3 dB, and only if that is enough then, for where all layers lose alike much of
+    the net would have to stay. Notes tell what is missed, and the part of the multiply-accumulates
+    in fp32.
 
     Without samples the structure decides, with more caution: reductions, powers and exponentials
     stay fp32. In both cases so do the statistics of a normalization that is spelled out, arithmetic

@@ -30,8 +30,10 @@ PART = 0.02
 """The part of the low nodes that is given back at a time; each time as much more, if a ratio is
 demanded."""
 LEAST_GAIN_DB = 3.0
-"""What a round must gain where nobody demands a ratio: the rounding of every layer adds up, and no
-few nodes are to blame then."""
+"""What rounds must gain where nobody demands a ratio, if they do not reach what is wished for: the
+rounding of every layer adds up, and no few nodes are to blame then."""
+PATIENCE = 3
+"""After so many rounds without that gain, what they left is low again."""
 TAPPED_SAMPLES = 4
 GROUP_BYTES = 1 << 28
 """The bytes of the tensors that are looked at in one run, at most."""
@@ -141,7 +143,7 @@ class Simulator:
             demanded: whether to go on though a round gains little.
         """
         best, fidelity = decision, fidelity or self.fidelity(decision)
-        tried, result = best, fidelity
+        tried, result, idle = best, fidelity, 0
         for number in range(1, ROUNDS + 1):
             if result.finite and result.sqnr_db >= goal:
                 break
@@ -154,9 +156,13 @@ class Simulator:
             fill(tried)
             result = self.fidelity(tried)
             gain = result.sqnr_db - fidelity.sqnr_db
-            if result.finite > fidelity.finite or gain >= (0.0 if demanded else LEAST_GAIN_DB):
-                best, fidelity = tried, result
-            elif not demanded:
+            is_enough = result.finite and result.sqnr_db >= goal
+            least = 0.0 if demanded or is_enough else LEAST_GAIN_DB
+            if result.finite > fidelity.finite or gain >= least:
+                best, fidelity, idle = tried, result, 0
+                continue
+            idle += 1
+            if idle == PATIENCE and not demanded:
                 break
         return best, fidelity
 
