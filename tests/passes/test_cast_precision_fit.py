@@ -57,6 +57,10 @@ NETS: dict[str, tuple[onnx.ModelProto, np.ndarray]] = {
         proto("y = MatMul (x, w)", **VECTORS, w=weight(8, 32).T.copy()),
         integers(64, 32),
     ),
+    "MatMul and one number": (
+        proto("h = MatMul (x, w) y = Add (h, b)", **VECTORS, w=weight(8, 32).T.copy(), b=[0.5]),
+        integers(64, 32),
+    ),
     "Conv": (
         proto("y = Conv (x, w, b)", **IMAGES, w=weight(8, 8, 3, 3), b=SMALL),
         integers(16, 8, 6, 6),

@@ -25,7 +25,6 @@ from graphopt.reconstruction import (
     Linear,
     Moments,
     SideBySide,
-    added_behind,
     adder_behind,
     choose,
     round_to_type,
@@ -45,7 +44,7 @@ class LowWeight:
     """A weight of the low type.
 
     Attributes:
-        matrix: [groups, inputs, outputs], float64, of numbers of the type.
+        matrix: [groups, inputs, outputs], of numbers of the type, stored as such or as float64.
         bias: what is added [groups, outputs], float64, of numbers of the type; None if the layer
             has no bias.
         shift: `bias` less what is added in fp32.
@@ -130,7 +129,8 @@ def refit(
         layer = _Layer(linear, twins[node], decision.low)
         choice = layer.choose(sides.evidence(layer, node, number))
         if choice is not None and choice.kept:
-            fit.weights[node] = choice.weight
+            stored = decision.low.round(choice.weight.matrix)  # exact, and a quarter of the size
+            fit.weights[node] = replace(choice.weight, matrix=stored)
             write(names[1], node, choice.weight, twins)
     after = judge(simulated, sides.held_out_feeds())
     if not after > before:
@@ -146,21 +146,29 @@ def write(names: Names, node: ir.Node, weight: LowWeight, twins: Mapping[ir.Node
     """
     linear = Linear.of(names, node)
     assert isinstance(linear, Linear)
-    place = _bias_place(node)
+    bias = _Bias.of(linear)
     set_constant(names, twins.get(node, node), 1, linear.stored(weight.matrix), "")
-    if weight.bias is not None and place is not None:
-        adder, index = place
-        old = constant_array(adder.inputs[index])
-        assert old is not None
-        bias = weight.bias.reshape(old.shape).astype(old.dtype)
-        set_constant(names, twins.get(adder, adder), index, bias, "")
+    if weight.bias is not None and bias is not None:
+        array = weight.bias.reshape(bias.array.shape).astype(bias.array.dtype)
+        set_constant(names, twins.get(bias.node, bias.node), bias.index, array, "")
 
 
-def _bias_place(node: ir.Node) -> tuple[ir.Node, int] | None:
-    """The node, and its input, that is the bias of the layer `node`, if it has one."""
-    if is_standard(node, "MatMul"):
-        return adder_behind(node)
-    return (node, 2) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+@dataclass(frozen=True)
+class _Bias:
+    """Where a bias is, one number for each output: an input of the layer or of the Add behind."""
+
+    node: ir.Node
+    index: int
+    array: Array
+
+    @staticmethod
+    def of(linear: Linear) -> _Bias | None:
+        node = linear.node
+        place = adder_behind(node) if is_standard(node, "MatMul") else (node, 2)
+        if place is None or len(place[0].inputs) <= place[1]:
+            return None
+        array = constant_array(place[0].inputs[place[1]])
+        return None if array is None or array.size != linear.bias.size else _Bias(*place, array)
 
 
 class _Layer:
@@ -175,8 +183,10 @@ class _Layer:
         self.row_count = linear.row_count
         self._linear = linear
         self._low = low
-        has_bias = _bias_place(linear.node) is not None
-        self._bias = linear.bias + added_behind(linear.node).reshape(-1) if has_bias else None
+        bias = _Bias.of(linear)
+        self._bias = None
+        if bias is not None:
+            self._bias = bias.array.astype(np.float64).reshape(linear.bias.shape)
 
     def rows(self, x: Array, y: Array, rows: Array, /) -> tuple[Array, Array]:
         given, wanted = self._linear.rows(x, y, rows)
