@@ -54,7 +54,7 @@ class CastPrecision(Pass):
         min_sqnr: the signal-to-noise ratio in dB that outputs must keep on the samples. By default
             they should keep 60 for fp16 and 35 for bf16; 50 and 30 in models that multiply data
             with data, as attentions and gates do: there the errors of both factors add up, and
-            storing the data in fp16 alone may cost 57 dB. 50 dB is an error of 0.3 %.
+            storing data in fp16 may by itself leave 57 dB. An error of 0.3 % is 50 dB.
         fit_weights: whether weights may be rounded otherwise than to the nearest. It takes samples
             that are not random; a part of them is held out, and what is no better on it is left.
         samples: how many calibration samples to use, at most.
