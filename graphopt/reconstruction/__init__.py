@@ -8,18 +8,28 @@ from graphopt.reconstruction.columns import (
     matrix_rows,
 )
 from graphopt.reconstruction.constants import adder_behind, is_own, set_constant
+from graphopt.reconstruction.evidence import Choice, Evidence, choose
+from graphopt.reconstruction.linear import Linear, added_behind
 from graphopt.reconstruction.moments import RIDGE, Moments
 from graphopt.reconstruction.refitting import Refit, enough_rows
-from graphopt.reconstruction.rounding import round_weights
+from graphopt.reconstruction.rounding import round_to_type, round_weights
+from graphopt.reconstruction.sides import MAX_INPUTS, SideBySide
 from graphopt.reconstruction.stream import Stream, needed_from, stretch
 
 __all__ = [
+    "MAX_INPUTS",
     "RIDGE",
+    "Choice",
+    "Evidence",
     "Geometry",
+    "Linear",
     "Moments",
     "Refit",
+    "SideBySide",
     "Stream",
+    "added_behind",
     "adder_behind",
+    "choose",
     "conv_matrix",
     "conv_rows",
     "conv_weight",
@@ -27,6 +37,7 @@ __all__ = [
     "is_own",
     "matrix_rows",
     "needed_from",
+    "round_to_type",
     "round_weights",
     "set_constant",
     "stretch",

@@ -68,7 +68,8 @@ def conv_rows(
         rows: which positions, as indices into [n, *output spatial] flattened.
     """
     sample, *position = np.unravel_index(rows, (y.shape[0], *y.shape[2:]))
-    patches = np.zeros((len(rows), x.shape[1], math.prod(geometry.kernel)))
+    pixels, given = _pixels(x), _pixels(y)[rows].astype(np.float64)
+    patches = np.zeros((len(rows), math.prod(geometry.kernel), x.shape[1]), x.dtype)
     for tap, offset in enumerate(np.ndindex(geometry.kernel)):
         read = [
             place * stride + step * dilation - pad
@@ -84,11 +85,15 @@ def conv_rows(
         inside = np.ones(len(rows), dtype=bool)
         for at, length in zip(read, x.shape[2:], strict=True):
             inside &= (at >= 0) & (at < length)
-        index: tuple[Any, ...] = (sample[inside], slice(None), *(at[inside] for at in read))
-        patches[inside, :, tap] = x[index]
-    index = (sample, slice(None), *position)
-    given = y[index].astype(np.float64)
-    return _by_group(patches.reshape(len(rows), -1), groups), _by_group(given, groups)
+        index = (sample[inside], *(at[inside] for at in read))
+        patches[inside, tap] = pixels[np.ravel_multi_index(index, (len(x), *x.shape[2:]))]
+    columns = np.swapaxes(patches, 1, 2).reshape(len(rows), -1).astype(np.float64)
+    return _by_group(columns, groups), _by_group(given, groups)
+
+
+def _pixels(array: Array) -> Array:
+    """[n, channels, *spatial] as [n * positions, channels]: what is read together lies together."""
+    return np.moveaxis(array, 1, -1).reshape(-1, array.shape[1])
 
 
 def matrix_rows(x: Array, y: Array, rows: Array) -> tuple[Array, Array]:

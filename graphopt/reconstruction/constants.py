@@ -18,6 +18,13 @@ from graphopt.ir import (
 )
 
 
+def _is_own_node(value: ir.Value) -> bool:
+    """Whether `value` is what a Constant node gives to one node, and to nobody else."""
+    producer = value.producer()
+    is_constant = producer is not None and is_standard(producer, "Constant")
+    return is_constant and not value.is_graph_output() and len(value.uses()) == 1
+
+
 def is_own(value: ir.Value) -> bool:
     """Whether `value` is an initializer that one node reads, and nobody else sees."""
     outside = value.is_graph_output() or value.is_graph_input()
@@ -36,6 +43,13 @@ def set_constant(
     array = np.ascontiguousarray(array).reshape(array.shape)
     if old is not None and is_own(old):
         old.const_value = ir.tensor(array, name=old.name)
+        old.shape = ir.Shape(array.shape)
+        return
+    if old is not None and _is_own_node(old):
+        producer = old.producer()
+        assert producer is not None
+        producer.attributes.clear()
+        producer.attributes["value"] = ir.AttrTensor("value", ir.tensor(array, name=old.name))
         old.shape = ir.Shape(array.shape)
         return
     if old is None:

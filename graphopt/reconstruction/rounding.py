@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,18 +32,43 @@ def round_weights(target: Array, hessian: Array, scale: Array, limits: tuple[int
         float64 [groups, inputs, outputs], of integers.
     """
     scale = np.broadcast_to(scale, target.shape)
-    nearest = np.clip(np.rint(target / scale), *limits)
+
+    def nearest(values: Array, inputs: Array) -> Array:
+        steps = np.take_along_axis(scale, inputs, 1)
+        return np.asarray(np.clip(np.rint(values / steps), *limits) * steps)
+
+    return np.asarray(np.rint(_round(target, hessian, nearest) / scale))
+
+
+def round_to_type(target: Array, hessian: Array, rounded: Callable[[Array], Array]) -> Array:
+    """The numbers R of a type that make |R - target|_H^2 small, as `round_weights` does.
+
+    Args:
+        target: float64 [groups, inputs, outputs].
+        hessian: H, float64 [groups, inputs, inputs], positive definite.
+        rounded: gives the nearest numbers of the type, as float64.
+
+    Returns:
+        float64 [groups, inputs, outputs].
+    """
+    return _round(target, hessian, lambda values, _: rounded(values))
+
+
+Nearest: TypeAlias = Callable[[Array, Array], Array]
+"""The nearest numbers that are allowed, of values [groups, some inputs, outputs] and the numbers of
+those inputs [groups, some inputs, 1]."""
+
+
+def _round(target: Array, hessian: Array, nearest: Nearest) -> Array:
     order = np.argsort(-np.einsum("gii->gi", hessian), axis=1, kind="stable")
     factor = _inverse_factor(_reordered(hessian, order))
     along = order[:, :, None]
-    steps = np.take_along_axis(scale, along, 1)
-    rounded = _propagate(np.take_along_axis(target, along, 1), factor, steps, limits)
-    integers = np.empty_like(rounded)
-    np.put_along_axis(integers, along, rounded, 1)
-    better = quadratic_error(integers * scale - target, hessian) < quadratic_error(
-        nearest * scale - target, hessian
-    )
-    return np.where(better[:, None, :], integers, nearest)
+    visited = _propagate(np.take_along_axis(target, along, 1), factor, nearest, along)
+    found = np.empty_like(visited)
+    np.put_along_axis(found, along, visited, 1)
+    plain = nearest(target, np.broadcast_to(np.arange(target.shape[1])[:, None], along.shape))
+    better = quadratic_error(found - target, hessian) < quadratic_error(plain - target, hessian)
+    return np.where(better[:, None, :], found, plain)
 
 
 def quadratic_error(difference: Array, hessian: Array) -> Array:
@@ -60,18 +86,17 @@ def _inverse_factor(hessian: Array) -> Array:
     return np.asarray(np.swapaxes(np.linalg.cholesky(np.linalg.inv(hessian)), 1, 2))
 
 
-def _propagate(target: Array, factor: Array, scale: Array, limits: tuple[int, int]) -> Array:
+def _propagate(target: Array, factor: Array, nearest: Nearest, order: Array) -> Array:
     left = target.copy()
-    integers = np.empty_like(target)
+    found = np.empty_like(target)
     inputs = target.shape[1]
     for start in range(0, inputs, BLOCK):
         end = min(start + BLOCK, inputs)
         errors = np.empty_like(target[:, start:end])
         for i in range(start, end):
-            integers[:, i] = np.clip(np.rint(left[:, i] / scale[:, i]), *limits)
-            error = left[:, i] - integers[:, i] * scale[:, i]
-            error /= factor[:, i, i, None]
+            found[:, i] = nearest(left[:, i, None], order[:, i, None])[:, 0]
+            error = (left[:, i] - found[:, i]) / factor[:, i, i, None]
             left[:, i:end] -= factor[:, i, i:end, None] * error[:, None, :]
             errors[:, i - start] = error
         left[:, end:] -= np.swapaxes(factor[:, start:end, end:], 1, 2) @ errors
-    return integers
+    return found

@@ -11,7 +11,14 @@ import pytest
 
 from graphopt.data.feeds import Feed
 from graphopt.ir import Names
-from graphopt.reconstruction import Moments, Stream, adder_behind, round_weights, set_constant
+from graphopt.reconstruction import (
+    Moments,
+    Stream,
+    adder_behind,
+    round_to_type,
+    round_weights,
+    set_constant,
+)
 from graphopt.reconstruction import rounding as rounding_module
 from graphopt.reconstruction.rounding import quadratic_error
 from graphopt.runtime.session import Session
@@ -157,3 +164,19 @@ def test_constants_are_set_and_shared_ones_left_alone() -> None:
     set_constant(Names(model), *found, np.array([5, 5], np.float32), "")
     feed = {"x": np.zeros((1, 2), np.float32)}
     assert Session(model).run(feed)["y"].tolist() == [[6, 7]]
+
+
+def test_numbers_of_a_type_rounded_together_err_less() -> None:
+    generator = np.random.default_rng(0)
+    data = generator.normal(size=(1, 400, 24)) @ generator.normal(size=(24, 24)) + 3
+    hessian, target = np.swapaxes(data, 1, 2) @ data, generator.normal(size=(1, 24, 6))
+
+    def rounded(array: np.ndarray) -> np.ndarray:
+        return array.astype(np.float16).astype(np.float64)
+
+    found = round_to_type(target, hessian, rounded)
+    np.testing.assert_array_equal(found, rounded(found))
+    errors = [quadratic_error(w - target, hessian) for w in (found, rounded(target))]
+    assert (errors[0] <= errors[1]).all()
+    assert errors[0].sum() < errors[1].sum() / 1.5
+    assert np.abs(found - target).max() < 0.05

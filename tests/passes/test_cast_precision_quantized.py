@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from casting import Cast, cast, noise, proto
 
@@ -93,25 +92,14 @@ def test_engines_have_no_fp32_layer(
     assert set(report.compute_kernels_by_precision) == ({"int8"} if integers else {"fp16"})
 
 
-@pytest.mark.parametrize(("name", "least"), [("resnet", 55), ("mobilenet", 50), ("vit", 60)])
-def test_fixtures_in_real_fp16(name: str, least: float, fixtures: Path) -> None:
-    """Rounding the weights of these CNNs alone leaves 59 and 57 dB, whatever the tool."""
-    model = graphopt.load(fixtures / f"{name}.onnx")
-    samples = open_samples(str(fixtures / "calib.npz"), input_specs(model))
-    result = graphopt.optimize(model, "fp16", calibration=samples, verify="off")
-    assert result.report.steps[-1].details["float"] == []
-    found = Cast(ir.to_proto(model), ir.to_proto(result.model), None)  # type: ignore[arg-type]
-    feeds = [feed for feed, _ in zip(samples, range(4), strict=False)]
-    (input_name,) = feeds[0]
-    assert found.sqnr({input_name: np.concatenate([feed[input_name] for feed in feeds])}) > least
-
-
 @pytest.mark.parametrize("name", ["resnet", "mobilenet"])
 def test_a_ratio_that_is_demanded_is_kept(name: str, fixtures: Path) -> None:
     model = graphopt.load(fixtures / f"{name}.onnx")
     samples = open_samples(str(fixtures / "calib.npz"), input_specs(model))
-    pipeline = "lossless,cast-precision{min_sqnr=60,samples=8}"
+    pipeline = "lossless,cast-precision{min_sqnr=60,fit_weights=false,samples=8}"
     result = graphopt.optimize(model, pipeline, calibration=samples, verify="off")
     step = result.report.steps[-1]
     assert step.details["sqnr_db"] >= 60
     assert 0 < len(step.details["float"]) < 60
+    assert 0 < step.details["float_macs_share"] < 1
+    assert any("of the multiply-accumulates are in fp32" in note for note in step.notes)

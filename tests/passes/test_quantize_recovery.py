@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from graphopt.data.parts import split
 from graphopt.data.samples import open_samples
 from graphopt.ir import check
 from graphopt.pipeline.base import PassContext, PassResult
+from graphopt.reconstruction import sides
 from graphopt.runtime.tap import tapped
 from graphopt_passes.quantize import Quantize
-from graphopt_passes.quantize.recovery import evidence
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
-RECOVER = sys.modules["graphopt_passes.quantize.recovery.recover"]
+RECOVER = importlib.import_module("graphopt_passes.quantize.recovery.recover")
 ALL = {"canonicalize": False, "equalize": False, "islands": True}
 Feed = dict[str, np.ndarray]
 
@@ -200,7 +200,7 @@ def test_a_shared_weight_stays_and_the_reason_is_told() -> None:
 
 
 def test_too_many_inputs_get_their_bias_corrected(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (evidence, RECOVER):
+    for module in (sides, RECOVER):
         monkeypatch.setattr(module, "MAX_INPUTS", 8)
     model = net("y = Conv (x, w, b)", w=(6, 4, 3, 3), b=(6,))
     result, plain = run(model, images(32)), run(model, images(32), **PLAIN)
@@ -218,7 +218,7 @@ def test_the_same_samples_give_the_same_bytes() -> None:
 
 
 def test_little_memory_changes_the_way_and_not_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence, "HELD_BYTES", 6 * 40_000)  # for about a dozen samples
+    monkeypatch.setattr(sides, "HELD_BYTES", 6 * 40_000)  # for about a dozen samples
     model = net("a = Conv (x, v) y = Conv (a, w)", v=(32, 4, 3, 3), w=(5, 32, 1, 1))
     result = run(model, images(64))
     assert any(note.startswith("recovery: ") for note in result.notes)

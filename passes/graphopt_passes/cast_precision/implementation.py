@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
-from graphopt.ir import default_opset, is_standard, measure, named_nodes
+from graphopt.ir import constant_tensor, default_opset, is_standard, measure, named_nodes
 from graphopt.pipeline.base import PassContext, PassResult
 from graphopt.runtime.session import Session
 from graphopt.targets import Target
@@ -15,6 +16,7 @@ from graphopt_passes.cast_precision import telling
 from graphopt_passes.cast_precision.decide import Decider, Decision
 from graphopt_passes.cast_precision.low import LOW_TYPES, LowType
 from graphopt_passes.cast_precision.ranges import measure_ranges
+from graphopt_passes.cast_precision.refit import Fit
 from graphopt_passes.cast_precision.rewrite import Writer
 from graphopt_passes.cast_precision.signature import Signatures
 from graphopt_passes.cast_precision.simulate import Fidelity, Simulator
@@ -41,22 +43,28 @@ def run(options: CastPrecision, model: ir.Model, context: PassContext) -> PassRe
         return PassResult(model, modified=False, notes=("there is no fp32 to cast",))
     old = default_opset(model)
     notes = [*_raise_opset(model, context, low), *_on_samples(model, context)]
-    decision, fidelity = _decide(options, model, context, low)
     goal = _goal(options, model, low)
+    decision, fidelity, fit = _decide(options, model, context, low, goal)
     rows = telling.left_rows(decision)
+    costs = measure(model, facts=context.analyses.facts(model)).per_node
+    share = telling.fp32_share(decision, dict(zip(model.graph, costs, strict=True)))
+    fit.apply(model, decision)
     writer = Writer(model, decision, low_io=options.io == "low")
     writer.write()
     after = measure(model).weight_bytes
-    counts = telling.rewrites(decision, writer.counts)
+    counts = telling.rewrites(decision, writer.counts, fit)
     details: dict[str, Any] = {
         "type": low.name,
         "weight_bytes_before": before,
         "weight_bytes_after": after,
         "sqnr_db": None if fidelity is None else fidelity.rounded,
         "float": rows,
+        "float_macs_share": share,
+        "fit": telling.fit_row(fit),
     }
     notes += telling.summary(counts, low, before, after, fidelity)
-    notes += telling.notes_on(rows)
+    notes += telling.notes_on_fit(fit)
+    notes += telling.notes_on(rows, share)
     missed = fidelity is not None and not (fidelity.finite and fidelity.sqnr_db >= goal)
     unmet = telling.shortfall(fidelity, goal, low) if fidelity is not None and missed else None
     if unmet is not None and options.min_sqnr is None:
@@ -105,9 +113,9 @@ def _on_samples(model: ir.Model, context: PassContext) -> list[str]:
 
 
 def _decide(
-    options: CastPrecision, model: ir.Model, context: PassContext, low: LowType
-) -> tuple[Decision, Fidelity | None]:
-    """Which nodes become low, and what that costs; None if it cannot be measured."""
+    options: CastPrecision, model: ir.Model, context: PassContext, low: LowType, goal: float
+) -> tuple[Decision, Fidelity | None, Fit]:
+    """Which nodes become low, what that costs (None if it is not measured), and better weights."""
     facts = context.analyses.facts(model)
     signatures = Signatures(model, facts, low)
     kept = named_nodes(model, options.keep, where=WHERE, option="keep")
@@ -115,10 +123,16 @@ def _decide(
     measured = measure_ranges(model, signatures, low, context, options.samples) if runs else {}
     decision = Decider(signatures, facts, low, measured, options.headroom, kept).decide()
     if not runs:
-        return decision, None
+        return decision, None, Fit()
     simulator = Simulator(model, context, options.samples)
-    demanded = options.min_sqnr is not None
-    return simulator.repair(decision, _goal(options, model, low), demanded=demanded)
+    refit_below = goal if _is_quantized(model) else max(goal, low.goals[0])
+    decision, fidelity = simulator.reach(
+        decision,
+        goal,
+        refit_below=refit_below if options.fit_weights else -math.inf,
+        demanded=options.min_sqnr is not None,
+    )
+    return decision, fidelity, simulator.fit
 
 
 def _runs(model: ir.Model) -> bool:
@@ -133,7 +147,18 @@ def _runs(model: ir.Model) -> bool:
 def _goal(options: CastPrecision, model: ir.Model, low: LowType) -> float:
     if options.min_sqnr is not None:
         return options.min_sqnr
-    if any(is_standard(node, "QuantizeLinear") for node in model.graph):
+    if _is_quantized(model):
         return _QUANTIZED_GOAL
-    has_softmax = any(is_standard(node, "Softmax", "Attention") for node in model.graph)
-    return low.goals[has_softmax]
+    return low.goals[any(map(_multiplies_data, model.graph))]
+
+
+def _is_quantized(model: ir.Model) -> bool:
+    return any(is_standard(node, "QuantizeLinear") for node in model.graph)
+
+
+def _multiplies_data(node: ir.Node) -> bool:
+    """Whether `node` is of an attention or a gate: a product, to which both factors bring errors,
+    and those of a Softmax are those of its inputs times their size."""
+    if is_standard(node, "Mul", "MatMul", "Einsum"):
+        return sum(v is not None and constant_tensor(v) is None for v in node.inputs) > 1
+    return is_standard(node, "Softmax", "Attention", "LSTM", "GRU")

@@ -21,6 +21,7 @@ from graphopt.runtime.difference import Comparer, Difference
 from graphopt.runtime.session import Session
 from graphopt.runtime.tap import tapped
 from graphopt_passes.cast_precision.decide import Decision, fill
+from graphopt_passes.cast_precision.refit import Fit, refit
 from graphopt_passes.cast_precision.rewrite import Writer
 
 ROUNDS = 16
@@ -29,8 +30,10 @@ PART = 0.02
 """The part of the low nodes that is given back at a time; each time as much more, if a ratio is
 demanded."""
 LEAST_GAIN_DB = 3.0
-"""What a round must gain where nobody demands a ratio: the rounding of every layer adds up, and no
-few nodes are to blame then."""
+"""What rounds must gain where nobody demands a ratio, if they do not reach what is wished for: the
+rounding of every layer adds up, and no few nodes are to blame then."""
+PATIENCE = 3
+"""After so many rounds without that gain, what they left is low again."""
 TAPPED_SAMPLES = 4
 GROUP_BYTES = 1 << 28
 """The bytes of the tensors that are looked at in one run, at most."""
@@ -69,7 +72,46 @@ class Simulator:
     model: ir.Model
     context: PassContext
     limit: int
+    fit: Fit = field(default_factory=Fit)
     _expected: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    def reach(
+        self, decision: Decision, goal: float, *, refit_below: float, demanded: bool
+    ) -> tuple[Decision, Fidelity]:
+        """What keeps `goal` dB, if that can be: with better weights, and with nodes left in fp32.
+
+        Args:
+            refit_below: under so many dB other weights are looked for, which cost nothing to run.
+            demanded: whether to leave nodes though that gains little.
+        """
+        decision, fidelity = self.repair(decision, -math.inf)  # first, nothing may overflow
+        if fidelity.finite and fidelity.sqnr_db < refit_below:
+            self._refit(decision)
+            if self.fit.weights:
+                fidelity = self.fidelity(decision)
+        return self.repair(decision, goal, fidelity, demanded=demanded)
+
+    def _refit(self, decision: Decision) -> None:
+        simulated, twins = self._simulated(decision)
+        samples = self.context.calibration
+        assert samples is not None
+        self.fit = refit(
+            self.model,
+            simulated,
+            twins,
+            decision,
+            samples,
+            self.limit,
+            self._judge,
+            self.context.progress,
+        )
+
+    def _judge(self, simulated: ir.Model, feeds: Iterator[Feed]) -> float:
+        sessions = Session(self.model), Session(simulated)
+        comparer = Comparer()
+        for feed in feeds:
+            comparer.add(*(session.run(feed) for session in sessions))
+        return Fidelity.of(comparer.result()).sqnr_db
 
     def fidelity(self, decision: Decision) -> Fidelity:
         """Of the outputs under `decision`.
@@ -80,22 +122,28 @@ class Simulator:
         if not self._expected:
             session = Session(self.model)
             self._expected = [session.run(feed) for feed in self._feeds(self.limit)]
-        session = Session(self._simulated(decision))
+        session = Session(self._simulated(decision)[0])
         comparer = Comparer()
         for expected, feed in zip(self._expected, self._feeds(self.limit), strict=True):
             comparer.add(expected, session.run(feed))
         return Fidelity.of(comparer.result())
 
     def repair(
-        self, decision: Decision, goal: float, *, demanded: bool
+        self,
+        decision: Decision,
+        goal: float,
+        fidelity: Fidelity | None = None,
+        *,
+        demanded: bool = False,
     ) -> tuple[Decision, Fidelity]:
         """Leaves nodes in fp32, those that lose most first, until the outputs keep `goal` dB.
 
         Args:
+            fidelity: that of `decision`, if it is known.
             demanded: whether to go on though a round gains little.
         """
-        best, fidelity = decision, self.fidelity(decision)
-        tried, result = best, fidelity
+        best, fidelity = decision, fidelity or self.fidelity(decision)
+        tried, result, idle = best, fidelity, 0
         for number in range(1, ROUNDS + 1):
             if result.finite and result.sqnr_db >= goal:
                 break
@@ -108,18 +156,23 @@ class Simulator:
             fill(tried)
             result = self.fidelity(tried)
             gain = result.sqnr_db - fidelity.sqnr_db
-            if result.finite > fidelity.finite or gain >= (0.0 if demanded else LEAST_GAIN_DB):
-                best, fidelity = tried, result
-            elif not demanded:
+            is_enough = result.finite and result.sqnr_db >= goal
+            least = 0.0 if demanded or is_enough else LEAST_GAIN_DB
+            if result.finite > fidelity.finite or gain >= least:
+                best, fidelity, idle = tried, result, 0
+                continue
+            idle += 1
+            if idle == PATIENCE and not demanded:
                 break
         return best, fidelity
 
-    def _simulated(self, decision: Decision) -> ir.Model:
-        """A copy of the model with what is low under `decision` rounded."""
+    def _simulated(self, decision: Decision) -> tuple[ir.Model, dict[ir.Node, ir.Node]]:
+        """A copy of the model with what is low under `decision` rounded, and its nodes by ours."""
         copy = self.model.clone()
         twins = dict(zip(walk(self.model.graph), walk(copy.graph), strict=True))
+        self.fit.apply(copy, decision, twins)
         Writer(copy, decision.moved(twins), simulated=True).write()
-        return copy
+        return copy, twins
 
     def _feeds(self, limit: int) -> Iterator[Feed]:
         samples = self.context.calibration
@@ -146,7 +199,7 @@ class Simulator:
 
     def _noise(self, decision: Decision) -> dict[str, float]:
         """The error of each tensor of the main graph as a part of its energy, on a few samples."""
-        simulated = self._simulated(decision)
+        simulated, _ = self._simulated(decision)
         present = set(ir.convenience.create_value_mapping(simulated.graph))
         names = [
             str(value.name)

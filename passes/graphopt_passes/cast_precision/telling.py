@@ -6,9 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import onnx_ir as ir
+
 from graphopt.ir import is_standard, label
+from graphopt.ir.cost import NodeCost
 from graphopt_passes.cast_precision.decide import Decision
 from graphopt_passes.cast_precision.low import LowType
+from graphopt_passes.cast_precision.refit import Fit
 from graphopt_passes.cast_precision.simulate import Fidelity
 from graphopt_passes.cast_precision.tables import MOVERS, WEIGHTED
 
@@ -28,13 +32,49 @@ def left_rows(decision: Decision) -> list[dict[str, Any]]:
     ]
 
 
-def notes_on(rows: list[dict[str, Any]]) -> list[str]:
-    """One sentence for each reason, what weighs most first."""
+def fp32_share(decision: Decision, costs: Mapping[ir.Node, NodeCost]) -> float | None:
+    """The part of the multiply-accumulates that is computed in fp32; None if that is not known.
+
+    Args:
+        costs: those of the nodes of the main graph.
+    """
+    known = {node: cost.macs for node, cost in costs.items() if cost.macs is not None}
+    total = sum(known.values())
+    if len(known) < len(costs) or not total:
+        return None
+    floats = decision.signatures.floats
+    return sum(n for node, n in known.items() if node in decision.left and floats(node)) / total
+
+
+def fit_row(fit: Fit) -> dict[str, Any] | None:
+    """For the report: how many layers got better weights; None if none was looked for."""
+    if fit.before is None:
+        return None
+    return {"layers": len(fit.weights), "sqnr_db_before": fit.before, "sqnr_db_after": fit.after}
+
+
+def notes_on_fit(fit: Fit) -> list[str]:
+    """What better weights came to, or why there are none."""
+    if fit.reason is not None:
+        return [f"weights are the nearest of the type: {fit.reason}"]
+    if not fit.weights:
+        return []
+    return [
+        f"the weights of {len(fit.weights)} layers are rounded together: outputs keep "
+        f"{fit.before:.1f} -> {fit.after:.1f} dB on held-out samples"
+    ]
+
+
+def notes_on(rows: list[dict[str, Any]], share: float | None) -> list[str]:
+    """One sentence for each reason, what weighs most first; and `share`, as `fp32_share` has it."""
     reasons: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         reasons.setdefault(_general(row["reason"]), []).append(row)
     order = sorted(reasons, key=lambda reason: not any(map(_is_weighted, reasons[reason])))
-    return [f"{len(reasons[r])} kept in fp32 ({r}): {_listed(reasons[r])}" for r in order]
+    notes = [f"{len(reasons[r])} kept in fp32 ({r}): {_listed(reasons[r])}" for r in order]
+    if share:
+        notes.append(f"{share:.1%} of the multiply-accumulates are in fp32, which is slower")
+    return notes
 
 
 def _general(reason: str) -> str:
@@ -59,13 +99,14 @@ def _listed(rows: list[dict[str, Any]]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def rewrites(decision: Decision, counts: Counter[str]) -> dict[str, int]:
+def rewrites(decision: Decision, counts: Counter[str], fit: Fit) -> dict[str, int]:
     """How many nodes are low, and what was put in or taken out for that."""
     name = decision.low.name
     low = [node for node in decision.low_nodes() if not is_standard(node, *_SILENT)]
     found = {f"{name}-node": len(low), "cast": counts["cast"], "idle-cast": counts["idle-cast"]}
     masks = [use for use in (*decision.masked, *decision.saturated) if decision.reads_low(*use)]
     found["clamped-mask"] = len(masks)
+    found["fitted-weight"] = sum(decision.is_low(node) for node in fit.weights)
     return {what: count for what, count in found.items() if count}
 
 

@@ -14,20 +14,11 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.data.feeds import Feed, Samples, batches, input_specs
-from graphopt.ir import is_standard, label
+from graphopt.ir import Names, is_standard, label
 from graphopt.progress import Progress
-from graphopt.reconstruction import (
-    Geometry,
-    Moments,
-    Refit,
-    Stream,
-    conv_rows,
-    enough_rows,
-    matrix_rows,
-)
+from graphopt.reconstruction import Linear, Moments, Refit, Stream, added_behind, enough_rows
 from graphopt.runtime.tap import require_finite
 from graphopt_passes.prune_blocks.dropping import Array
-from graphopt_passes.prune_blocks.linear import Linear, added_behind
 from graphopt_passes.prune_blocks.targets import Target, target_behind
 
 MAX_INPUTS = 4096
@@ -77,13 +68,14 @@ def refit(
 
 def _layers(model: ir.Model, changed: str, result: Refit) -> Iterator[Linear]:
     """The layers that can be refitted of those that depend on the value `changed`."""
+    names = Names(model)
     reached: set[str | None] = {changed}
     for node in model.graph:
         if not any(value.name in reached for value in node.inputs if value is not None):
             continue
         reached.update(value.name for value in node.outputs)
         if is_standard(node, "Conv", "Gemm", "MatMul"):
-            linear = Linear.of(model, node)
+            linear = Linear.of(names, node)
             if isinstance(linear, str):
                 result.declined.append((label(node), linear))
             elif linear is not None and linear.matrix.shape[1] > MAX_INPUTS:
@@ -115,25 +107,17 @@ class _Sides:
     def rows(self, number: int, quota: int) -> Iterator[tuple[Array, Array]]:
         """X and Y of the layer `number` for each run: at most `quota` rows, always the same."""
         linear = self._layers[number]
-        read = linear.node.inputs[0]
-        assert read is not None
-        inputs = self._after.values(linear.node, str(read.name), after=False)
+        inputs = self._after.values(linear.node, linear.data, after=False)
         outputs = self._outputs(number)
         for run, (x, y) in enumerate(zip(inputs, outputs, strict=True)):
-            require_finite(str(read.name), x)
+            require_finite(linear.data, x)
             require_finite(str(linear.node.outputs[0].name), y)
-            axis = 1 if linear.is_conv else -1
-            total = y.size // y.shape[axis]
+            total = linear.row_count(y)
             rows = np.arange(total)
             if total > quota:
                 generator = np.random.default_rng((number, run))
                 rows = np.sort(generator.choice(total, quota, replace=False))
-            if not linear.is_conv:
-                yield matrix_rows(x, y, rows)
-                continue
-            kernel = linear.array.shape[2:]
-            geometry = Geometry.of(linear.node, kernel, x.shape[2:], y.shape[2:])
-            yield conv_rows(x, y, geometry, len(linear.matrix), rows)
+            yield linear.rows(x, y, rows)
 
     def _outputs(self, number: int) -> Iterator[Array]:
         """What the layer `number` should give, for each run."""

@@ -1,121 +1,39 @@
-"""Both models run side by side over the samples: what a layer reads, and what it should give."""
+"""The float model and its quantized copy side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, TypeAlias
-
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from graphopt.data.feeds import Feed, InputSpec, Samples, batches, input_specs
-from graphopt.data.parts import split
-from graphopt.ir import constant_tensor
-from graphopt.reconstruction import Moments, Stream
-from graphopt.runtime.session import Session
-from graphopt.runtime.tap import require_finite, tapped
+from graphopt.data.feeds import Feed, Samples
+from graphopt.reconstruction import SideBySide
 from graphopt_passes.quantize.quantizer import key_of
-from graphopt_passes.quantize.recovery.layers import IntegerLayer
 from graphopt_passes.quantize.recovery.ranges import Pair, best_factor, values_ahead
-from graphopt_passes.quantize.recovery.refit import Evidence
 
-Array: TypeAlias = "NDArray[Any]"
-
-HELD_BYTES = 256 << 20
-"""What each of the two models may hold in memory between layers."""
-BATCH, BATCH_BYTES = 32, 64 << 20
-"""Samples of a run, and what they may hold between two layers, at most."""
-MAX_INPUTS = 2304
-"""With more inputs per group only the bias is corrected: the Gram matrix is too large."""
-MAX_ROWS, MIN_ROWS, ROWS_PER_INPUT = 16_384, 8192, 10
-"""How many rows (positions of all samples) a layer is fitted on."""
-HELD_OUT_ROWS, HELD_OUT_BYTES = 4096, 64 << 20
-"""How many rows a layer is judged by, at most, and what they may take."""
 TRIED, TRIED_BYTES = 128, 64 << 20
 """How many samples to fit on the scale of a tensor is chosen by, and as many held out, at most."""
 
 
-class SideBySide:
+class QuantizedSides(SideBySide):
     """The float model `reference` and its quantized copy `model`, which may change ahead."""
 
     def __init__(
         self, reference: ir.Model, model: ir.Model, samples: Samples, limit: int | None
     ) -> None:
-        """Starts before the first node.
-
-        Raises:
-            ValueError: if there are too few samples to hold some out, or too few fit in memory.
-        """
-        specs = input_specs(reference)
-        first = next(iter(samples), None)
-        size = 1 if first is None else _widest(reference, first, specs)
-        fitting = HELD_BYTES // size
-        parts = split(samples, fitting if limit is None else min(limit, fitting))
-        if parts is None:
-            raise ValueError("too few samples")
-        batch = max(1, min(BATCH, BATCH_BYTES // size))
-        self._parts, self._specs, self._batch = parts, specs, batch
-        self.runs = [part is parts[1] for part in parts for _ in batches(part, specs, batch)]
-        """For each batch, whether it is held out."""
-        self._streams = [Stream(m, self._feeds, budget=2 * HELD_BYTES) for m in (reference, model)]
+        super().__init__(reference, model, samples, limit)
         self._twins = {key_of(node): node for node in reference.graph if node.outputs}
         self._known = {str(v.name) for node in reference.graph for v in node.outputs}
-        self._streams[0].pass_to(reference.graph[0])
-
-    def _feeds(self) -> Iterator[Feed]:
-        for part in self._parts:
-            yield from (feed for feed, _ in batches(part, self._specs, self._batch))
-
-    def held_out_feeds(self) -> Iterator[Feed]:
-        yield from (feed for feed, _ in batches(self._parts[1], self._specs, self._batch))
 
     def twin(self, node: ir.Node) -> ir.Node | None:
         """The node of the float model that `node` was."""
         return self._twins.get(key_of(node))
 
-    def evidence(self, layer: IntegerLayer, number: int) -> Evidence:
-        """What is to be known of `layer`, which is ahead; `number` decides which rows are drawn.
-
-        Raises:
-            GraphoptError: if what it reads or gives is NaN or infinite somewhere.
-        """
-        twin = self.twin(layer.node)
-        assert twin is not None
-        groups, inputs, outputs = layer.shape
-        evidence = Evidence(Moments(groups, inputs, outputs, full=inputs <= MAX_INPUTS))
-        to_fit = min(MAX_ROWS, max(MIN_ROWS, ROWS_PER_INPUT * inputs))
-        to_judge = min(HELD_OUT_ROWS, HELD_OUT_BYTES // (8 * groups * (inputs + outputs)))
-        quotas = [to_fit // self.runs.count(False), to_judge // self.runs.count(True)]
-        pairs = zip(
-            self._streams[1].values(layer.node, layer.data, after=False),
-            self._streams[0].values(twin, layer.name, after=True),
-            self.runs,
-            strict=True,
-        )
-        for run, (x, y, held_out) in enumerate(pairs):
-            require_finite(layer.data, x)
-            require_finite(layer.name, y)
-            total, quota = layer.row_count(y), max(1, quotas[held_out])
-            rows = np.arange(total)
-            if total > quota:
-                generator = np.random.default_rng((number, run))
-                rows = np.sort(generator.choice(total, quota, replace=False))
-            taken, given = layer.rows(x, y, rows)
-            if held_out:
-                evidence.x.append(taken)
-                evidence.y.append(given)
-            else:
-                evidence.fit.add(taken, given)
-        return evidence
-
     def tune(self, pair: Pair, layers: set[ir.Node]) -> tuple[float, float, float] | None:
         """See `best_factor`; None if nothing can be told. `pair` is ahead."""
         names = values_ahead(pair, layers, self._known)
-        if not names or not self._streams[1].pass_to(pair.quantize):
+        if not names or not self.streams[1].pass_to(pair.quantize):
             return None
-        run = self._streams[1].ahead(names, (str(pair.scale.name),))
-        wanted = self._streams[0].ahead(names)
+        run = self.streams[1].ahead(names, (str(pair.scale.name),))
+        wanted = self.streams[0].ahead(names)
         if run is None or wanted is None:
             return None
         targets: dict[int, Feed] = {}
@@ -123,39 +41,8 @@ class SideBySide:
             size = 0
             for number, is_held_out in enumerate(self.runs):
                 count = sum(self.runs[n] == side for n in targets)
-                if is_held_out == side and count * self._batch < TRIED and size < TRIED_BYTES:
+                if is_held_out == side and count * self.batch < TRIED and size < TRIED_BYTES:
                     targets[number] = wanted(number, {})
                     size += sum(array.nbytes for array in targets[number].values())
         held_out = [number for number in targets if self.runs[number]]
         return best_factor(run, targets, pair, held_out)
-
-
-def _widest(model: ir.Model, feed: Feed, specs: tuple[InputSpec, ...]) -> int:
-    """The most bytes that are computed before some node of `model` and read behind it."""
-    names = [
-        str(value.name)
-        for node in model.graph
-        for value in node.outputs
-        if value.name and isinstance(value.type, ir.TensorType) and constant_tensor(value) is None
-    ]
-    session = Session(tapped(model, names))
-    static = next((s.static_batch for s in specs if s.static_batch is not None), 1)
-    full = {name: np.repeat(a, static, 0) if static > 1 else a for name, a in feed.items()}
-    sizes = session.run({name: full[name] for name in session.inputs})
-    last = {
-        str(value.name): position
-        for position, node in enumerate(model.graph)
-        for value in node.inputs
-        if value is not None
-    }
-    change: dict[int, int] = {}
-    for position, node in enumerate(model.graph):
-        for value in node.outputs:
-            array = sizes.get(str(value.name))
-            if isinstance(array, np.ndarray) and str(value.name) in last:
-                change[position] = change.get(position, 0) + array.nbytes
-                end = last[str(value.name)]
-                change[end] = change.get(end, 0) - array.nbytes
-    live = np.cumsum([change[position] for position in sorted(change)])
-    inputs = sum(array.nbytes for array in feed.values())
-    return max(1, inputs, int(live.max(initial=1)) // static)

@@ -22,13 +22,14 @@ import onnx_ir as ir
 from graphopt.data.feeds import Samples
 from graphopt.ir import Names, is_standard, label
 from graphopt.progress import Progress
+from graphopt.reconstruction import MAX_INPUTS
 from graphopt.runtime.difference import Comparer
 from graphopt.runtime.session import Session
 from graphopt_passes.quantize.quantizer import Quantized, Quantizer, key_of
-from graphopt_passes.quantize.recovery.evidence import MAX_INPUTS, SideBySide
+from graphopt_passes.quantize.recovery.evidence import QuantizedSides
 from graphopt_passes.quantize.recovery.layers import IntegerLayer, IntegerWeight
 from graphopt_passes.quantize.recovery.ranges import Pair
-from graphopt_passes.quantize.recovery.refit import Problem, choose
+from graphopt_passes.quantize.recovery.refit import Problem, better
 
 if TYPE_CHECKING:
     from graphopt_passes.quantize import Quantize
@@ -92,7 +93,7 @@ def recover(
         return recovery
     trial = quantized.model.clone()
     try:
-        sides = SideBySide(reference, trial, samples, limit)
+        sides = QuantizedSides(reference, trial, samples, limit)
     except ValueError as error:
         recovery.notes.append(f"no recovery of accuracy: {error}")
         return recovery
@@ -129,7 +130,7 @@ class _Search:
         self,
         quantized: Quantized,
         trial: ir.Model,
-        sides: SideBySide,
+        sides: QuantizedSides,
         limits: tuple[int, int],
         steps: Steps,
         recovery: Recovery,
@@ -192,8 +193,8 @@ class _Search:
         candidate, twin = self.layers[key], self.sides.twin(node)
         assert twin is not None
         layer = IntegerLayer(node, twin, candidate.rule, candidate.axis)
-        evidence = self.sides.evidence(layer, number)
-        if not evidence.fit.rows or not sum(part.shape[1] for part in evidence.x):
+        evidence = self.sides.evidence(layer, twin, number)
+        if evidence.is_empty:
             self._report(node, [], reason="it computes nothing on these samples")
             return
         problem = Problem(
@@ -205,7 +206,7 @@ class _Search:
             rounding=self.steps.rounding,
             shifts=self.steps.bias and layer.can_shift,
         )
-        choice = choose(problem, evidence)
+        choice = better(problem, evidence)
         layer.write(Names(self.trial), choice.weight)
         stored = choice.weight.integers.astype(np.int8)
         self.recovery.weights[key] = replace(choice.weight, integers=stored)
@@ -264,7 +265,7 @@ def _apply(quantized: Quantized, recovery: Recovery, layers: Iterable[str]) -> N
             quantized.weights[node] = layer.write(names, weight)
 
 
-def _noise(reference: ir.Model, model: ir.Model, sides: SideBySide) -> float:
+def _noise(reference: ir.Model, model: ir.Model, sides: QuantizedSides) -> float:
     """The squared error of the outputs relative to their squares, on held-out samples; the mean."""
     sessions = Session(reference), Session(model)
     comparer = Comparer()

@@ -1,15 +1,25 @@
-"""Layers whose weights can be refitted."""
+"""Layers of floats whose weights can be refitted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from graphopt.ir import Names, constant_array, is_standard, label
-from graphopt.reconstruction import adder_behind, conv_matrix, conv_weight, set_constant
-from graphopt_passes.prune_blocks.dropping import Array
+from graphopt.reconstruction.columns import (
+    Geometry,
+    conv_matrix,
+    conv_rows,
+    conv_weight,
+    matrix_rows,
+)
+from graphopt.reconstruction.constants import adder_behind, set_constant
+
+Array: TypeAlias = "NDArray[Any]"
 
 
 @dataclass(frozen=True)
@@ -17,6 +27,7 @@ class Linear:
     """A Conv, Gemm or MatMul with a constant weight.
 
     Attributes:
+        names: those of the model.
         array: the weight as it is stored.
         matrix: the weight as W [groups, inputs, outputs], float64.
         bias: what the node itself adds [groups, outputs], float64. The bias of a MatMul is that of
@@ -24,7 +35,7 @@ class Linear:
         centred: whether there is, or can be, a bias.
     """
 
-    model: ir.Model
+    names: Names
     node: ir.Node
     array: Array
     matrix: Array
@@ -36,12 +47,25 @@ class Linear:
         return label(self.node)
 
     @property
+    def data(self) -> str:
+        """The name of what it reads."""
+        value = self.node.inputs[0]
+        assert value is not None
+        return str(value.name)
+
+    @property
     def is_conv(self) -> bool:
         return is_standard(self.node, "Conv")
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Groups, inputs of a group, outputs of a group."""
+        groups, inputs, outputs = self.matrix.shape
+        return groups, inputs, outputs
+
     @staticmethod
-    def of(model: ir.Model, node: ir.Node) -> Linear | str | None:
-        """`node` of `model`; why it cannot be refitted; None if it has no weight."""
+    def of(names: Names, node: ir.Node) -> Linear | str | None:
+        """`node`; why it cannot be refitted; None if it has no weight."""
         weight = node.inputs[1]
         array = constant_array(weight)
         if weight is None or array is None:
@@ -70,16 +94,38 @@ class Linear:
             return "its bias is not one number per channel"
         flat = np.zeros(outputs) if bias is None else bias.astype(np.float64).reshape(-1)
         centred = not is_standard(node, "MatMul") or adder_behind(node) is not None
-        return Linear(model, node, array, matrix, flat.reshape(len(matrix), -1), centred)
+        return Linear(names, node, array, matrix, flat.reshape(len(matrix), -1), centred)
 
-    def write(self, matrix: Array, bias: Array) -> None:
-        """Sets the weight to `matrix` and the bias to `bias`; a MatMul's is added behind it."""
+    def row_count(self, y: Array) -> int:
+        """How many rows an output of the layer has."""
+        axis = 1 if self.is_conv else -1
+        return y.size // y.shape[axis] if y.shape[axis] else 0
+
+    def rows(self, x: Array, y: Array, rows: Array) -> tuple[Array, Array]:
+        """X [groups, rows, inputs] and Y [groups, rows, outputs], float64, in some rows.
+
+        Args:
+            x: what the layer reads.
+            y: what it is to give.
+            rows: numbers of its output's rows, less than `row_count`.
+        """
+        if not self.is_conv:
+            return matrix_rows(x, y, rows)
+        geometry = Geometry.of(self.node, self.array.shape[2:], x.shape[2:], y.shape[2:])
+        return conv_rows(x, y, geometry, len(self.matrix), rows)
+
+    def stored(self, matrix: Array) -> Array:
+        """`matrix` as the weight of the node, in its shape and type."""
         weight = matrix[0]
         if self.is_conv:
             weight = conv_weight(matrix, self.array.shape)
         elif self.node.attributes.get_int("transB", 0):
             weight = weight.T
-        self._set(self.node, 1, weight)
+        return np.asarray(weight.astype(self.array.dtype))
+
+    def write(self, matrix: Array, bias: Array) -> None:
+        """Sets the weight to `matrix` and the bias to `bias`; a MatMul's is added behind it."""
+        self._set(self.node, 1, self.stored(matrix))
         flat = bias.reshape(-1)
         if not is_standard(self.node, "MatMul"):
             self._set(self.node, 2, flat)
@@ -89,7 +135,7 @@ class Linear:
     def _set(self, node: ir.Node, index: int, array: Array) -> None:
         """Gives `node` its own constant, in the type of the weight."""
         base = f"{label(node)}.bias"
-        set_constant(Names(self.model), node, index, array.astype(self.array.dtype), base)
+        set_constant(self.names, node, index, array.astype(self.array.dtype), base)
 
 
 def added_behind(node: ir.Node) -> Array:
