@@ -51,21 +51,22 @@ class Plan(Generic[S]):
         """The plan for tensors of the sizes that they have on the sample `first`.
 
         Smaller batches first; groups of tensors, in the order of the graph, only where those of
-        a single sample do not fit. It depends on nothing else, not on the machine either.
+        a single sample do not fit. What the model sums up itself takes little room in a group, but
+        counts in full for a batch, which has to be computed. The plan depends on nothing else, not
+        on the machine either.
         """
         inferred = _inferred(model, first)
         sizes = _sizes(inferred, observers)
         total = sum(sizes.values())
         free = max(1, min(BATCH, min(budget, BATCH_BYTES) // max(total, 1)))
         batch, _ = batch_size(input_specs(model), free)
+        observed = dict(_observed(model, inferred, observers))
+        for name, observer in observed.items():
+            if isinstance(observer, HistogramObserver) and observer.positions is not None:
+                sizes[name] = observer.positions.count * FLOAT_BYTES
         groups = list(_groups(sizes, budget // batch))
         largest = batch * max(sum(sizes[name] for name in group) for group in groups)
-        task = Task(
-            tuple(_observed(model, inferred, observers)),
-            tuple(groups),
-            batch,
-            _is_plain(inferred),
-        )
+        task = Task(tuple(observed.items()), tuple(groups), batch, _is_plain(inferred))
         return cls(task, budget // max(1, largest))
 
 

@@ -56,12 +56,20 @@ class Positions:
         """
         down, across = _odd_steps(height), _odd_steps(width)
         i = j = 0
-        while channels * -(-height // down[i]) * -(-width // across[j]) > POSITIONS:
+        while (
+            found := cls(1, (channels, height, width), (1, down[i], across[j]))
+        ).count > POSITIONS:
             narrower = j + 1 < len(across) and (j <= i or i + 1 == len(down))
             if not narrower and i + 1 == len(down):
                 break
             i, j = (i, j + 1) if narrower else (i + 1, j)
-        return cls(1, (channels, height, width), (1, down[i], across[j]))
+        return found
+
+    @property
+    def count(self) -> int:
+        """How many elements of a sample are counted."""
+        pairs = zip(self.shape, self.steps, strict=True)
+        return math.prod(-(-length // step) for length, step in pairs)
 
     @property
     def every(self) -> bool:

@@ -18,7 +18,7 @@ from graphopt.calibration.histogram import Histogram
 from graphopt.calibration.positions import Positions
 from graphopt.data.feeds import Feed
 from graphopt.ir import Names, add_initializer
-from graphopt.runtime.tap import tapped
+from graphopt.runtime.tap import retarget
 
 LEAST_OPSET = 10
 """Of Slice with a step."""
@@ -76,7 +76,8 @@ def sketched(
     outputs = [
         output for name in names for output in (found[name].names if name in found else (name,))
     ]
-    return tapped(copy, outputs), found
+    retarget(copy, outputs)
+    return copy, found
 
 
 class _Writer:

@@ -20,19 +20,24 @@ def tapped(model: ir.Model, names: Iterable[str]) -> ir.Model:
     Nodes that those values do not need are left out. Values are of the main graph: inputs,
     outputs of nodes, or initializers.
     """
+    copy = model.clone()
+    retarget(copy, names)
+    return copy
+
+
+def retarget(model: ir.Model, names: Iterable[str]) -> None:
+    """Makes the values `names` the outputs of `model`; see `tapped`."""
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    copy = model.clone()
-    values = ir.convenience.create_value_mapping(copy.graph)
+    values = ir.convenience.create_value_mapping(model.graph)
     outputs = []
     for name in dict.fromkeys(names):
         if name not in values:
             raise GraphoptError(f"there is no value '{name}' in the main graph")
         outputs.append(values[name])
-    copy.graph.outputs.clear()
-    copy.graph.outputs.extend(outputs)
-    RemoveUnusedNodesPass()(copy)
-    return copy
+    model.graph.outputs.clear()
+    model.graph.outputs.extend(outputs)
+    RemoveUnusedNodesPass()(model)
 
 
 def tap(
