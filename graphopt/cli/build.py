@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from graphopt.cli.engines import shapes_option, target_option, timeout_option
+from graphopt.cli.options import gpu_option, json_option, shapes_option, timeout_option
 
 
 @click.command()
@@ -14,7 +14,7 @@ from graphopt.cli.engines import shapes_option, target_option, timeout_option
 @click.option(
     "-o", "--output", "output", metavar="OUT", required=True, type=click.Path(path_type=Path)
 )
-@target_option
+@gpu_option
 @shapes_option
 @click.option(
     "--backend",
@@ -44,9 +44,7 @@ from graphopt.cli.engines import shapes_option, target_option, timeout_option
 @click.option("--strip-weights", is_flag=True, help="Leave out the weights, for a later refit.")
 @click.option("--version-compatible", is_flag=True, help="Let later TensorRT versions run it.")
 @click.option("--kernels", is_flag=True, help="List every compiled kernel.")
-@click.option(
-    "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write a report."
-)
+@json_option
 def build(
     source: Path,
     output: Path,

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import click
 
-from graphopt.cli.engines import shapes_option, target_option, timeout_option
+from graphopt.cli.options import gpu_option, json_option, shapes_option, timeout_option
 
 
 @click.command()
 @click.argument("source", metavar="MODEL", type=click.Path(path_type=Path))
-@target_option
+@gpu_option
 @shapes_option
 @timeout_option
-@click.option(
-    "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write a report."
-)
+@json_option
 def check(
     source: Path, target: str, shapes: str | None, timeout: float, json_path: Path | None
 ) -> None:

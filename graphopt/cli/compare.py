@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from graphopt.cli.options import json_option
 from graphopt.cli.types import not_negative
 
 
@@ -25,9 +26,7 @@ from graphopt.cli.types import not_negative
     metavar="X",
     help="Exit with 1 if an output differs by more, relative to its peak.",
 )
-@click.option(
-    "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write a report."
-)
+@json_option
 def compare(
     first: Path,
     second: Path,

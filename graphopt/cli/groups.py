@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from graphopt.cli.options import json_option, target_option
+
 
 @click.command()
 @click.argument("source", metavar="MODEL", type=click.Path(path_type=Path))
@@ -22,13 +24,9 @@ import click
     metavar="TEXT",
     help="A pipeline that cuts channels, with its own options (default: prune-channels).",
 )
-@click.option(
-    "--target", default="generic", show_default=True, help="What it is to run on, as sm86."
-)
+@target_option
 @click.option("--all", "every", is_flag=True, help="Show all groups, reasons and names.")
-@click.option(
-    "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write a report."
-)
+@json_option
 def groups(
     source: Path,
     score: str | None,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from graphopt.cli.options import backend_option, jobs_option, json_option, target_option
 from graphopt.cli.types import not_negative
 from graphopt.pipeline.presets import DEFAULT, PRESETS
 
@@ -40,9 +41,7 @@ from graphopt.pipeline.presets import DEFAULT, PRESETS
     help="The most that the score may fall, in its unit (top1: points). On a breach no model is "
     "written and the exit status is 1.",
 )
-@click.option(
-    "--target", default="generic", show_default=True, help="What it is to run on, as sm86."
-)
+@target_option
 @click.option(
     "--verify",
     type=click.Choice(["each", "final", "off"]),
@@ -65,14 +64,8 @@ from graphopt.pipeline.presets import DEFAULT, PRESETS
     type=click.Path(path_type=Path),
     help="Save the model after each pass there.",
 )
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Calibrate in so many processes; the ranges are the same to the bit.",
-)
-@click.option("--backend", metavar="dask=ADDRESS", help="Calibrate on a Dask cluster instead.")
+@jobs_option
+@backend_option
 @click.option(
     "--ranges",
     metavar="FILE",
@@ -80,9 +73,7 @@ from graphopt.pipeline.presets import DEFAULT, PRESETS
     help="The ranges of quantized tensors, as JSON: used if FILE is there, else written.",
 )
 @click.option("--explain", is_flag=True, help="Say of each near miss why it was not rewritten.")
-@click.option(
-    "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write a report."
-)
+@json_option
 def optimize(
     source: Path,
     output: Path,

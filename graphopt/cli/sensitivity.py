@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from graphopt.cli.options import backend_option, jobs_option, json_option, target_option
+
 PLOTS = (".svg", ".html")
 
 
@@ -20,26 +22,16 @@ PLOTS = (".svg", ".html")
 @click.option(
     "--eval", "evaluation", metavar="SRC", help="A score, for quantize{max_drop=...} in TEXT."
 )
-@click.option(
-    "--target", default="generic", show_default=True, help="What it is to run on, as sm86."
-)
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Calibrate in so many processes.",
-)
-@click.option("--backend", metavar="dask=ADDRESS", help="Calibrate on a Dask cluster instead.")
+@target_option
+@jobs_option
+@backend_option
 @click.option(
     "--plot",
     metavar="FILE",
     type=click.Path(path_type=Path),
     help="Draw the layers, in the order of the graph: an .svg or .html file.",
 )
-@click.option(
-    "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write a report."
-)
+@json_option
 def sensitivity(
     source: Path,
     calib: str,
