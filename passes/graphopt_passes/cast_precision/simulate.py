@@ -247,7 +247,8 @@ class Simulator:
 def _energies(expected: np.ndarray, got: np.ndarray) -> np.ndarray:
     """[2]: the sums of squares of the signal and of the error; what is infinite weighs most."""
     signal = expected.astype(np.float64)
-    error = got.astype(np.float64) - signal
+    with np.errstate(invalid="ignore"):  # of infinite numbers
+        error = got.astype(np.float64) - signal
     broken = ~np.isfinite(error) & np.isfinite(signal)
     held = np.isfinite(signal) & ~broken
     noise = float(np.vdot(error[held], error[held]))
