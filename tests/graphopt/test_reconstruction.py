@@ -161,6 +161,17 @@ def pair_net() -> ir.Model:
     return ir.from_proto(onnx.parser.parse_model(text))
 
 
+def test_a_stream_is_not_fed_what_an_input_is_by_default() -> None:
+    model = pair_net()
+    model.graph.inputs.append(model.graph.initializers["b"])
+    feed: Feed = {"x": np.ones((1, 4), np.float32)}
+    stream = Stream(model, lambda: iter([feed]), budget=1 << 20)
+    gemm = next(n for n in model.graph if n.op_type == "Gemm")
+    assert stream.pass_to(gemm)
+    (found,) = stream.values(gemm, "y", after=True)
+    np.testing.assert_array_equal(found, Session(model).run(feed)["y"])
+
+
 def test_a_stream_looks_ahead_with_another_constant() -> None:
     model = pair_net()
     feeds: list[Feed] = [
