@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from graphopt.data.samples import open_samples
 from graphopt.ir import check
 from graphopt.pipeline.base import PassContext, PassResult
 from graphopt_passes.cast_precision import CastPrecision
-from graphopt_passes.cast_precision.simulate import Simulator
+from graphopt_passes.cast_precision.simulate import Fidelity, Simulator
 
 
 def integers(*shape: int, seed: int = 0) -> np.ndarray:
@@ -157,6 +158,18 @@ def test_what_is_no_better_on_held_out_samples_is_left(monkeypatch: pytest.Monke
     result = run(model, data, min_sqnr=70)
     assert any("no better at the outputs on held-out samples" in note for note in result.notes)
     assert result.details["fit"] is None
+
+
+def test_what_is_no_better_on_all_samples_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    held_out, whole = iter([60.0, 61.0]), itertools.chain([59.5, 59.0], itertools.repeat(59.5))
+    monkeypatch.setattr(Simulator, "_judge", lambda *_: next(held_out))
+    monkeypatch.setattr(Simulator, "fidelity", lambda *_: Fidelity(next(whole), True))
+    model, data = NETS["Gemm"]
+    result = run(model, data)
+    assert ratio(result) == 59.5
+    assert any("held-out samples, but not on all of them" in note for note in result.notes)
+    wanted = onnx.numpy_helper.to_array(model.graph.initializer[0]).astype(np.float16)
+    np.testing.assert_array_equal(weights(result.model)["w"], wanted)
 
 
 def test_a_fit_that_does_held_out_samples_harm_is_left() -> None:

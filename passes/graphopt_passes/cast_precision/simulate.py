@@ -88,8 +88,16 @@ class Simulator:
         if fidelity.finite and fidelity.sqnr_db < refit_below:
             self._refit(decision)
             if self.fit.weights:
-                fidelity = self.fidelity(decision)
+                fidelity = self._with_fit(decision, fidelity)
         return self.repair(decision, goal, fidelity, demanded=demanded)
+
+    def _with_fit(self, decision: Decision, nearest: Fidelity) -> Fidelity:
+        """With the weights that were found; they are dropped where they do not beat `nearest`."""
+        fitted = self.fidelity(decision)
+        if fitted.finite and fitted.sqnr_db > nearest.sqnr_db:
+            return fitted
+        self.fit = Fit(reason="others are better on held-out samples, but not on all of them")
+        return nearest
 
     def _refit(self, decision: Decision) -> None:
         simulated, twins = self._simulated(decision)

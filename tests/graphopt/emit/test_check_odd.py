@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from graphopt.emit.tensorrt.check import CheckReport, check_for
+from graphopt.emit.tensorrt.findings import survey
 from graphopt.ir import load
 from graphopt.report.engine import print_engine
 from graphopt.targets import get_target
@@ -169,6 +170,13 @@ def test_a_scale_that_changes_is_told(tmp_path: Path) -> None:
     assert all("the scale is not a constant" in finding.reason for finding in warnings)
     # Whether it crashes is up to the version.
     assert all("ended by SIGSEGV" in finding.reason for finding in found if finding.is_error)
+
+
+def test_a_zero_point_that_is_refused_is_told_ahead_of_such_a_scale(tmp_path: Path) -> None:
+    path = save(DYNAMIC_SCALE.replace("z = {0}", "z = {3}"), tmp_path)
+    errors = [f for f in survey(load(path), get_target("sm86")) if f.is_error]
+    assert [f.node for f in errors] == ["n_q", "n_d", "n_w"]
+    assert {f.reason for f in errors} == {"the zero point is not 0"}
 
 
 def test_more_than_2_gb_of_weights(tmp_path: Path) -> None:
