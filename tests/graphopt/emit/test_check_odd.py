@@ -8,8 +8,10 @@ from pathlib import Path
 import onnx
 import pytest
 
+from graphopt.emit.tensorrt import check
 from graphopt.emit.tensorrt.check import CheckReport, check_for
 from graphopt.emit.tensorrt.findings import survey
+from graphopt.errors import GraphoptError
 from graphopt.ir import load
 from graphopt.report.engine import print_engine
 from graphopt.targets import get_target
@@ -204,6 +206,18 @@ def test_a_crash_blames_an_operator_that_is_known_for_it(tmp_path: Path) -> None
     assert (finding.node, finding.operator) == ("n_y", "Attention")
     assert "Extension modules" not in finding.reason
     assert finding.fix == "this operator is known to make builds fail: write it with others"
+
+
+def test_a_build_that_takes_too_long_blames_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_long(*_: object) -> None:
+        raise GraphoptError("the build took longer than 1 s", fix="allow more time with --timeout")
+
+    monkeypatch.setattr(check, "_built", too_long)
+    text = "(float[1, 2, 4, 8] x) => (float[1, 2, 4, 8] y) { y = Attention (x, x, x) }"
+    (finding,) = checked(save(text, tmp_path, opset=23)).findings
+    assert (finding.node, finding.fix) == ("", "allow more time with --timeout")
 
 
 BUILT = {
