@@ -185,6 +185,15 @@ def test_a_fit_that_does_held_out_samples_harm_is_left() -> None:
     assert f"weights are the nearest of the type: {reason}" in result.notes
 
 
+def test_a_layer_that_is_fp32_in_the_end_is_not_told_to_be_fitted() -> None:
+    model, data = NETS["Gemm"]
+    result = run(model, data, min_sqnr=90)
+    assert result.details["float_macs_share"] == 1
+    assert result.details["fit"]["layers"] == 0
+    assert not any("are rounded together" in note for note in result.notes)
+    np.testing.assert_array_equal(weights(result.model)["b"], SMALL)
+
+
 def test_pruned_weights_stay_zero() -> None:
     """Two of four, as sparse tensor cores want it."""
     kept = weight(8, 16).reshape(8, 8, 2)
