@@ -90,7 +90,7 @@ class Linear:
         else:
             matrix = array.astype(np.float64)[None]
         outputs = matrix.shape[0] * matrix.shape[2]
-        if given is not None and (bias is None or bias.size != outputs):
+        if given is not None and (bias is None or not is_per_output(bias, outputs)):
             return "its bias is not one number per channel"
         flat = np.zeros(outputs) if bias is None else bias.astype(np.float64).reshape(-1)
         centred = not is_standard(node, "MatMul") or adder_behind(node) is not None
@@ -136,6 +136,11 @@ class Linear:
         """Gives `node` its own constant, in the type of the weight."""
         base = f"{label(node)}.bias"
         set_constant(self.names, node, index, array.astype(self.array.dtype), base)
+
+
+def is_per_output(bias: Array, outputs: int) -> bool:
+    """Whether `bias` holds a number for each output: along the last axis, not a Gemm's rows."""
+    return bias.size == outputs and bias.shape[-1:] in ((), (outputs,))
 
 
 def added_behind(node: ir.Node) -> Array:

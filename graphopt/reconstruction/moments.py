@@ -100,9 +100,14 @@ class Moments:
             xx = xx - self.x[:, :, None] * self.x[:, None, :] / max(self.rows, 1)
             xy = xy - self.x[:, :, None] * self.y[:, None, :] / max(self.rows, 1)
         inputs = xx.shape[1]
-        strength = ridge * np.einsum("gii->gi", xx).mean(axis=1)
+        # How far the rounding of these sums may be off: the matrix need not even be positive then.
+        noise = np.finfo(np.float64).eps * self.rows * np.einsum("gii->g", self.xx)
+        variance = np.einsum("gii->gi", xx).mean(axis=1)
         # A group that reads nothing but constants has nothing to solve: it keeps its weight.
-        strength = np.where(strength > 0, strength, 1.0)[:, None, None]
+        varies = (inputs * variance > noise)[:, None, None]
+        xx, xy = np.where(varies, xx, 0.0), np.where(varies, xy, 0.0)
+        strength = np.maximum(ridge * variance, noise)[:, None, None]
+        strength = np.where(varies, strength, 1.0)
         hessian = xx + strength * np.eye(inputs)
         return hessian, np.asarray(np.linalg.solve(hessian, xy + strength * weight))
 

@@ -40,18 +40,27 @@ def round_weights(target: Array, hessian: Array, scale: Array, limits: tuple[int
     return np.asarray(np.rint(_round(target, hessian, nearest) / scale))
 
 
-def round_to_type(target: Array, hessian: Array, rounded: Callable[[Array], Array]) -> Array:
+def round_to_type(
+    target: Array, hessian: Array, rounded: Callable[[Array], Array], zeros: Array
+) -> Array:
     """The numbers R of a type that make |R - target|_H^2 small, as `round_weights` does.
 
     Args:
         target: float64 [groups, inputs, outputs].
         hessian: H, float64 [groups, inputs, inputs], positive definite.
         rounded: gives the nearest numbers of the type, as float64.
+        zeros: bool, in the shape of `target`: where R is 0.
 
     Returns:
         float64 [groups, inputs, outputs].
     """
-    return _round(target, hessian, lambda values, _: rounded(values))
+    if not zeros.any():
+        return _round(target, hessian, lambda values, _: rounded(values))
+
+    def nearest(values: Array, inputs: Array) -> Array:
+        return np.where(np.take_along_axis(zeros, inputs, 1), 0.0, rounded(values))
+
+    return _round(target, hessian, nearest)
 
 
 Nearest: TypeAlias = Callable[[Array, Array], Array]

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.data.feeds import Feed
-from graphopt.ir import is_standard, subgraphs
+from graphopt.ir import is_standard, main_inputs, subgraphs
 from graphopt.runtime.session import Session
 
 
@@ -90,7 +90,7 @@ class Stream:
             model: the same up to there but for what it has no use for, and what it reads from
                 there on has the same names.
         """
-        inputs = [str(value.name) for value in self._model.graph.inputs]
+        inputs = [str(value.name) for value in main_inputs(self._model)]
         there = ir.convenience.create_value_mapping(model.graph)
         known = [name for name in (self._held[0] if self._held else inputs) if name in there]
         session = Session(stretch(model, known, names, self._types()))
@@ -121,7 +121,7 @@ class Stream:
         return held
 
     def _run(self, names: Sequence[str]) -> Iterator[Feed]:
-        inputs = [str(value.name) for value in self._model.graph.inputs]
+        inputs = [str(value.name) for value in main_inputs(self._model)]
         known = list(self._held[0]) if self._held else inputs
         wanted = [name for name in names if name not in known]
         session = Session(stretch(self._model, known, wanted, self._types())) if wanted else None
@@ -146,7 +146,7 @@ class Stream:
 
 def needed_from(model: ir.Model, node: ir.Node, after: bool) -> set[str]:
     """What is computed (or fed) before `node`, or up to it, and read later."""
-    before: set[str | None] = {value.name for value in model.graph.inputs}
+    before: set[str | None] = {value.name for value in main_inputs(model)}
     passed = False
     needed: set[str] = set()
     for other in model.graph:

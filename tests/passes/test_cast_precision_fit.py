@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from graphopt.data.samples import open_samples
 from graphopt.ir import check
 from graphopt.pipeline.base import PassContext, PassResult
 from graphopt_passes.cast_precision import CastPrecision
-from graphopt_passes.cast_precision.simulate import Simulator
+from graphopt_passes.cast_precision.simulate import Fidelity, Simulator
 
 
 def integers(*shape: int, seed: int = 0) -> np.ndarray:
@@ -159,6 +160,18 @@ def test_what_is_no_better_on_held_out_samples_is_left(monkeypatch: pytest.Monke
     assert result.details["fit"] is None
 
 
+def test_what_is_no_better_on_all_samples_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    held_out, whole = iter([60.0, 61.0]), itertools.chain([59.5, 59.0], itertools.repeat(59.5))
+    monkeypatch.setattr(Simulator, "_judge", lambda *_: next(held_out))
+    monkeypatch.setattr(Simulator, "fidelity", lambda *_: Fidelity(next(whole), True))
+    model, data = NETS["Gemm"]
+    result = run(model, data)
+    assert ratio(result) == 59.5
+    assert any("held-out samples, but not on all of them" in note for note in result.notes)
+    wanted = onnx.numpy_helper.to_array(model.graph.initializer[0]).astype(np.float16)
+    np.testing.assert_array_equal(weights(result.model)["w"], wanted)
+
+
 def test_a_fit_that_does_held_out_samples_harm_is_left() -> None:
     half = weight(8, 16)
     halves = np.stack([half, -half], axis=1)  # what helps one half does the other harm
@@ -168,7 +181,47 @@ def test_a_fit_that_does_held_out_samples_harm_is_left() -> None:
     model = proto("y = Gemm <transB = 1> (x, w, b)", **VECTORS, w=halves.reshape(8, 32), b=SMALL)
     result = run(model, data.reshape(64, 32), min_sqnr=70)
     assert result.details["fit"] is None
-    assert any("no better at the outputs on held-out samples" in note for note in result.notes)
+    reason = "no layer has others that are better on held-out samples"
+    assert f"weights are the nearest of the type: {reason}" in result.notes
+
+
+def test_a_layer_that_is_fp32_in_the_end_is_not_told_to_be_fitted() -> None:
+    model, data = NETS["Gemm"]
+    result = run(model, data, min_sqnr=90)
+    assert result.details["float_macs_share"] == 1
+    assert result.details["fit"]["layers"] == 0
+    assert not any("are rounded together" in note for note in result.notes)
+    np.testing.assert_array_equal(weights(result.model)["b"], SMALL)
+
+
+def test_pruned_weights_stay_zero() -> None:
+    """Two of four, as sparse tensor cores want it."""
+    kept = weight(8, 16).reshape(8, 8, 2)
+    pruned = np.insert(kept, [1, 1], 0, axis=2).reshape(8, 32)
+    model = proto("y = Gemm <transB = 1> (x, w, b)", **VECTORS, w=pruned, b=SMALL)
+    together = np.abs(normal(64, 4) @ normal(4, 32, seed=3)) + 5
+    result = run(model, together.astype(np.float16).astype(np.float32), min_sqnr=68)
+    assert result.rewrites["fitted-weight"] == 1
+    np.testing.assert_array_equal(weights(result.model)["w"] == 0, pruned == 0)
+
+
+def test_the_bias_of_an_add_that_stays_fp32_is_left() -> None:
+    model, data = NETS["MatMul and Add"]
+    model.graph.node[1].name = "add"
+    result = run(model, data, min_sqnr=65, keep=("add",))
+    assert result.rewrites["fitted-weight"] == 1
+    np.testing.assert_array_equal(weights(result.model)["b"], SMALL)
+
+
+def test_what_is_infinite_inside_only_goes_without_a_fit() -> None:
+    body = """l = Log (x) h = Gemm <transB = 1> (l, w, b) s = Sigmoid (h)
+        g = Gemm <transB = 1> (x, v, b) y = Add (s, g)"""
+    constants = {"w": np.abs(weight(8, 32)), "v": weight(8, 32, seed=1), "b": SMALL}
+    data = integers(64, 32)
+    data[:, 3] = 0
+    result = run(proto(body, **VECTORS, **constants), data, min_sqnr=65)
+    assert ratio(result) > 65
+    assert any("takes NaN or an infinite value" in note for note in result.notes)
 
 
 def test_the_same_samples_give_the_same_bytes() -> None:

@@ -174,6 +174,15 @@ def test_it_builds_and_resumes(
     assert "tiny: a crash\n" in capsys.readouterr().out
 
 
+def test_two_models_of_one_name_are_told(tmp_path: Path) -> None:
+    files = [tiny(tmp_path / "tiny.onnx"), tmp_path / "other" / "tiny.onnx"]
+    files[1].parent.mkdir()
+    tiny(files[1])
+    assert onnx_files([tmp_path, files[0]]) == files[:1]
+    with pytest.raises(SystemExit, match="models of one name"):
+        onnx_files(files)
+
+
 def test_no_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no such file"):
         onnx_files([tmp_path / "absent"])

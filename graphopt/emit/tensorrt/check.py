@@ -20,6 +20,7 @@ from graphopt.emit.tensorrt.findings import (
 )
 from graphopt.emit.tensorrt.gpu import compute_capability
 from graphopt.emit.tensorrt.messages import Complaint, fix_for, one_line, refused_opset
+from graphopt.emit.tensorrt.process import AFTER_A_CRASH
 from graphopt.emit.tensorrt.report import EngineReport
 from graphopt.emit.tensorrt.request import BuildRequest, EngineBackend
 from graphopt.emit.tensorrt.shapes import ShapeRange, input_specs, profile_of
@@ -296,7 +297,7 @@ def _of_error(error: GraphoptError, model: ir.Model, target: Target) -> Finding:
     by_name = {node.name: node for node in nodes_of(model) if node.name}
     names = (name for pattern in _NAMED for name in pattern.findall(error.what))
     named, fix = next((by_name[name] for name in names if name in by_name), None), error.fix
-    if named is None:
+    if named is None and fix in (None, AFTER_A_CRASH):  # there is no better reason
         unwanted = target.unwanted_operators
         named = next((node for node in nodes_of(model) if node.op_type in unwanted), None)
         if named is not None:

@@ -161,11 +161,11 @@ def _of_quantizer(node: ir.Node) -> Iterator[Finding]:
     if zero is not None and constant_tensor(zero) is None:
         reason = "the zero point is not a constant"
         yield _finding(node, reason, "make it an initializer of zeros", TENSORRT)
+    elif _has_offset(node):
+        yield _finding(node, "the zero point is not 0", SYMMETRIC, TENSORRT)
     elif constant_tensor(node.inputs[1]) is None:
         reason = "the scale is not a constant: nothing behind it is int8, and some builds crash"
         yield _finding(node, reason, "make it an initializer", TENSORRT, is_error=False)
-    elif _has_offset(node):
-        yield _finding(node, "the zero point is not 0", SYMMETRIC, TENSORRT)
 
 
 def _is_weight(node: ir.Node) -> bool:

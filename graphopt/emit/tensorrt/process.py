@@ -31,6 +31,7 @@ _OUTPUT_FILE = "output.txt"
 _TAIL_LINES = 3
 _TAIL_BYTES = 1 << 16
 _POLL_S = 0.2
+AFTER_A_CRASH = "see what 'graphopt check' finds, or report this to the builder's makers"
 # What Python says of every crash.
 _NOISE = re.compile(r'Extension modules: |File "<frozen ')
 
@@ -59,7 +60,7 @@ def build_in_child(
             raise GraphoptError(
                 f"the builder process {_ending(status)}; its last words: {_tail(folder)}",
                 where=request.model,
-                fix="see what 'graphopt check' finds, or report this to the builder's makers",
+                fix=AFTER_A_CRASH,
             )
         return BuildResult.from_json((folder / RESULT_FILE).read_text(encoding="utf-8"))
 

@@ -60,10 +60,10 @@ def run(options: CastPrecision, model: ir.Model, context: PassContext) -> PassRe
         "sqnr_db": None if fidelity is None else fidelity.rounded,
         "float": rows,
         "float_macs_share": share,
-        "fit": telling.fit_row(fit),
+        "fit": telling.fit_row(fit, decision),
     }
     notes += telling.summary(counts, low, before, after, fidelity)
-    notes += telling.notes_on_fit(fit)
+    notes += telling.notes_on_fit(fit, decision)
     notes += telling.notes_on(rows, share)
     missed = fidelity is not None and not (fidelity.finite and fidelity.sqnr_db >= goal)
     unmet = telling.shortfall(fidelity, goal, low) if fidelity is not None and missed else None

@@ -4,7 +4,7 @@ Rounding each weight to the nearest number loses most where a layer reads number
 or of a large mean, as behind a ReLU: the errors of its products then add up. So the weights of a
 layer are rounded together, so that on what the rounded model feeds it the layer gives what it gives
 in fp32 (GPTQ, Frantar et al. 2022), and the mean error is taken out by its bias (Nagel et al.
-2019). All of it stays in the low type, and no kernel gets slower.
+2019). All of it stays in the low type, zeros stay zeros, and no kernel gets slower.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.data.feeds import Feed, Samples
+from graphopt.errors import GraphoptError
 from graphopt.ir import Names, constant_array, is_standard
 from graphopt.progress import Progress
 from graphopt.reconstruction import (
@@ -108,9 +109,6 @@ def refit(
         twins: its nodes by those of `model`.
         samples: a part of them is held out to judge by.
         limit: the number of samples to use, at most.
-
-    Raises:
-        GraphoptError: if what a layer reads or gives is NaN or infinite somewhere.
     """
     if samples.is_random:
         return Fit(reason="others would be fitted to random samples")
@@ -126,12 +124,18 @@ def refit(
         linear = Linear.of(names[0], node)
         if not isinstance(linear, Linear):
             continue
-        layer = _Layer(linear, twins[node], decision.low)
-        choice = layer.choose(sides.evidence(layer, node, number))
+        layer = _Layer(linear, twins[node], decision)
+        try:
+            evidence = sides.evidence(layer, node, number)
+        except GraphoptError as error:  # NaN or infinite inside, of which outputs may show nothing
+            return Fit(reason=str(error))
+        choice = layer.choose(evidence)
         if choice is not None and choice.kept:
             stored = decision.low.round(choice.weight.matrix)  # exact, and a quarter of the size
             fit.weights[node] = replace(choice.weight, matrix=stored)
             write(names[1], node, choice.weight, twins)
+    if not fit.weights:
+        return Fit(reason="no layer has others that are better on held-out samples")
     after = judge(simulated, sides.held_out_feeds())
     if not after > before:
         return Fit(reason="others are no better at the outputs on held-out samples")
@@ -174,7 +178,7 @@ class _Bias:
 class _Layer:
     """A layer of the model in fp32, and where its twin reads: Y = X W without the bias."""
 
-    def __init__(self, linear: Linear, twin: ir.Node, low: LowType) -> None:
+    def __init__(self, linear: Linear, twin: ir.Node, decision: Decision) -> None:
         data = twin.inputs[0]
         assert data is not None
         self.node = twin
@@ -182,10 +186,10 @@ class _Layer:
         self.shape = linear.shape
         self.row_count = linear.row_count
         self._linear = linear
-        self._low = low
+        self._low: LowType = decision.low
         bias = _Bias.of(linear)
         self._bias = None
-        if bias is not None:
+        if bias is not None and decision.reads_low(bias.node, bias.index):
             self._bias = bias.array.astype(np.float64).reshape(linear.bias.shape)
 
     def rows(self, x: Array, y: Array, rows: Array, /) -> tuple[Array, Array]:
@@ -208,8 +212,10 @@ class _Layer:
         if fit.xx is None:
             return
         centred = self._bias is not None
-        hessian, target = fit.quadratic(self._linear.matrix, centred=centred, ridge=RIDGE)
-        yield self._weight(round_to_type(target, hessian, self._rounded)), ("rounding",)
+        weight = self._linear.matrix
+        hessian, target = fit.quadratic(weight, centred=centred, ridge=RIDGE)
+        zeros = weight == 0  # what was pruned stays so: kernels may count on a pattern of it
+        yield self._weight(round_to_type(target, hessian, self._rounded, zeros)), ("rounding",)
 
     def _weight(self, matrix: Array, shift: Array | None = None) -> LowWeight:
         if self._bias is None:

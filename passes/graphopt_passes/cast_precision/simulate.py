@@ -88,8 +88,16 @@ class Simulator:
         if fidelity.finite and fidelity.sqnr_db < refit_below:
             self._refit(decision)
             if self.fit.weights:
-                fidelity = self.fidelity(decision)
+                fidelity = self._with_fit(decision, fidelity)
         return self.repair(decision, goal, fidelity, demanded=demanded)
+
+    def _with_fit(self, decision: Decision, nearest: Fidelity) -> Fidelity:
+        """With the weights that were found; they are dropped where they do not beat `nearest`."""
+        fitted = self.fidelity(decision)
+        if fitted.finite and fitted.sqnr_db > nearest.sqnr_db:
+            return fitted
+        self.fit = Fit(reason="others are better on held-out samples, but not on all of them")
+        return nearest
 
     def _refit(self, decision: Decision) -> None:
         simulated, twins = self._simulated(decision)
@@ -247,7 +255,8 @@ class Simulator:
 def _energies(expected: np.ndarray, got: np.ndarray) -> np.ndarray:
     """[2]: the sums of squares of the signal and of the error; what is infinite weighs most."""
     signal = expected.astype(np.float64)
-    error = got.astype(np.float64) - signal
+    with np.errstate(invalid="ignore"):  # of infinite numbers
+        error = got.astype(np.float64) - signal
     broken = ~np.isfinite(error) & np.isfinite(signal)
     held = np.isfinite(signal) & ~broken
     noise = float(np.vdot(error[held], error[held]))

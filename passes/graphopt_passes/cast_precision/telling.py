@@ -46,21 +46,28 @@ def fp32_share(decision: Decision, costs: Mapping[ir.Node, NodeCost]) -> float |
     return sum(n for node, n in known.items() if node in decision.left and floats(node)) / total
 
 
-def fit_row(fit: Fit) -> dict[str, Any] | None:
+def fitted(fit: Fit, decision: Decision) -> int:
+    """How many layers have better weights: those that became fp32 since have their own."""
+    return sum(decision.is_low(node) for node in fit.weights)
+
+
+def fit_row(fit: Fit, decision: Decision) -> dict[str, Any] | None:
     """For the report: how many layers got better weights; None if none was looked for."""
     if fit.before is None:
         return None
-    return {"layers": len(fit.weights), "sqnr_db_before": fit.before, "sqnr_db_after": fit.after}
+    layers = fitted(fit, decision)
+    return {"layers": layers, "sqnr_db_before": fit.before, "sqnr_db_after": fit.after}
 
 
-def notes_on_fit(fit: Fit) -> list[str]:
+def notes_on_fit(fit: Fit, decision: Decision) -> list[str]:
     """What better weights came to, or why there are none."""
     if fit.reason is not None:
         return [f"weights are the nearest of the type: {fit.reason}"]
-    if not fit.weights:
+    layers = fitted(fit, decision)
+    if not layers:
         return []
     return [
-        f"the weights of {len(fit.weights)} layers are rounded together: outputs keep "
+        f"the weights of {layers} layers are rounded together: outputs keep "
         f"{fit.before:.1f} -> {fit.after:.1f} dB on held-out samples"
     ]
 
@@ -106,7 +113,7 @@ def rewrites(decision: Decision, counts: Counter[str], fit: Fit) -> dict[str, in
     found = {f"{name}-node": len(low), "cast": counts["cast"], "idle-cast": counts["idle-cast"]}
     masks = [use for use in (*decision.masked, *decision.saturated) if decision.reads_low(*use)]
     found["clamped-mask"] = len(masks)
-    found["fitted-weight"] = sum(decision.is_low(node) for node in fit.weights)
+    found["fitted-weight"] = fitted(fit, decision)
     return {what: count for what, count in found.items() if count}
 
 

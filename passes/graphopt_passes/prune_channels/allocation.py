@@ -153,11 +153,16 @@ def _take_back(
         for number, (curve, last) in enumerate(zip(curves, steps, strict=True))
         for step in range(1, last + 1)
     ]
-    # Within a ladder only the last step can be taken back, so a number stands for that.
+    # Within a ladder only the last step can be taken back, so a number stands for that. Where that
+    # is too much it stays so, for what is left only grows.
+    held: set[int] = set()
     for number in [number for _, number in sorted(taken, reverse=True)]:
+        if number in held:
+            continue
         steps[number] -= 1
         if budget.left(cut_of(found, ladders, steps)) > goal:
             steps[number] += 1
+            held.add(number)
 
 
 def _move(

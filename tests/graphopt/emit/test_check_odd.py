@@ -8,7 +8,10 @@ from pathlib import Path
 import onnx
 import pytest
 
+from graphopt.emit.tensorrt import check
 from graphopt.emit.tensorrt.check import CheckReport, check_for
+from graphopt.emit.tensorrt.findings import survey
+from graphopt.errors import GraphoptError
 from graphopt.ir import load
 from graphopt.report.engine import print_engine
 from graphopt.targets import get_target
@@ -171,6 +174,13 @@ def test_a_scale_that_changes_is_told(tmp_path: Path) -> None:
     assert all("ended by SIGSEGV" in finding.reason for finding in found if finding.is_error)
 
 
+def test_a_zero_point_that_is_refused_is_told_ahead_of_such_a_scale(tmp_path: Path) -> None:
+    path = save(DYNAMIC_SCALE.replace("z = {0}", "z = {3}"), tmp_path)
+    errors = [f for f in survey(load(path), get_target("sm86")) if f.is_error]
+    assert [f.node for f in errors] == ["n_q", "n_d", "n_w"]
+    assert {f.reason for f in errors} == {"the zero point is not 0"}
+
+
 def test_more_than_2_gb_of_weights(tmp_path: Path) -> None:
     """The weights are holes in a file."""
     size = 24_000
@@ -196,6 +206,18 @@ def test_a_crash_blames_an_operator_that_is_known_for_it(tmp_path: Path) -> None
     assert (finding.node, finding.operator) == ("n_y", "Attention")
     assert "Extension modules" not in finding.reason
     assert finding.fix == "this operator is known to make builds fail: write it with others"
+
+
+def test_a_build_that_takes_too_long_blames_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_long(*_: object) -> None:
+        raise GraphoptError("the build took longer than 1 s", fix="allow more time with --timeout")
+
+    monkeypatch.setattr(check, "_built", too_long)
+    text = "(float[1, 2, 4, 8] x) => (float[1, 2, 4, 8] y) { y = Attention (x, x, x) }"
+    (finding,) = checked(save(text, tmp_path, opset=23)).findings
+    assert (finding.node, finding.fix) == ("", "allow more time with --timeout")
 
 
 BUILT = {
