@@ -40,6 +40,12 @@ def import_function(text: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
+def function_name(function: Callable[..., Any]) -> str:
+    """`module:function`, for messages and reports; of an object that is called, its class."""
+    name = getattr(function, "__name__", type(function).__name__)
+    return f"{getattr(function, '__module__', '') or 'python'}:{name}"
+
+
 @contextmanager
 def blaming(where: str) -> Iterator[None]:
     """Turns whatever the user's code raises in the body into one line that names its place."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from graphopt.data.evaluation import Evaluation, LabelledData, open_evaluation
-from graphopt.data.feeds import Feed, Samples, batches, input_specs
+from graphopt.data.evaluation import EvaluationSource, LabelledData, as_evaluation
+from graphopt.data.feeds import Feed, batches, input_specs
 from graphopt.data.random import RandomOptions, RandomSamples
-from graphopt.data.samples import open_samples
+from graphopt.data.samples import SampleSource, as_samples
 from graphopt.errors import GraphoptError
 from graphopt.garbage import collecting_only_new
 from graphopt.ir import Cost, ModelSource, load, measure, model_files, sha256
@@ -63,8 +63,8 @@ def optimize(
     source: ModelSource,
     passes: str | Pipeline = DEFAULT,
     *,
-    calibration: str | Samples | None = None,
-    evaluation: str | Evaluation | None = None,
+    calibration: SampleSource | None = None,
+    evaluation: EvaluationSource | None = None,
     max_drop: float | None = None,
     target: str = "generic",
     verify: Mode = "final",
@@ -82,9 +82,10 @@ def optimize(
     Args:
         source: see `graphopt.load`; it is not changed.
         passes: a pipeline, as text or parsed.
-        calibration: representative samples; as text see `graphopt.data.samples.open_samples`.
-        evaluation: a score before and after; as text see
-            `graphopt.data.evaluation.open_evaluation`.
+        calibration: representative samples: text, a path, a dict of arrays by input name or a
+            function that yields samples; see `graphopt.data.samples.as_samples`.
+        evaluation: a score before and after: text, a path or a function that gets `predict` and
+            returns a number; see `graphopt.data.evaluation.as_evaluation`.
         max_drop: by how much the score may fall, in its unit; see `Optimized.accepted`.
         target: what the model is to run on; see `graphopt.targets`.
         verify: `each` compares outputs after every pass, `final` at the end, `off` not at all.
@@ -178,16 +179,14 @@ class _Probes:
 
 def _context(
     model: ir.Model,
-    calibration: str | Samples | None,
-    evaluation: str | Evaluation | None,
+    calibration: SampleSource | None,
+    evaluation: EvaluationSource | None,
     target: str,
     progress: Progress | None,
 ) -> PassContext:
-    if isinstance(calibration, str):
-        calibration = open_samples(calibration, input_specs(model))
-    if isinstance(evaluation, str):
-        evaluation = open_evaluation(evaluation, input_specs(model))
-    return PassContext(get_target(target), calibration, evaluation, progress or Quiet())
+    samples = None if calibration is None else as_samples(calibration, input_specs(model))
+    scored = None if evaluation is None else as_evaluation(evaluation, input_specs(model))
+    return PassContext(get_target(target), samples, scored, progress or Quiet())
 
 
 def _probes(model: ir.Model, context: PassContext) -> _Probes:

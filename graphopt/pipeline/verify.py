@@ -123,7 +123,7 @@ class Verify:
                     f"changed output '{difference.output}' by {difference.max_rel:.2g} of its "
                     "peak, more than rounding explains",
                     where=_named(names),
-                    fix="" if len(set(names)) == 1 else "verify each pass to see which one",
+                    fix="" if len(set(names)) == 1 else "--verify each shows which one",
                 )
 
 
