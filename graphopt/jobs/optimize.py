@@ -135,10 +135,10 @@ def optimize(
             pipeline,
             source_sha256=digest,
             target=target,
-            calibration=calibration if isinstance(calibration, str) else None,
+            calibration=str(calibration) if isinstance(calibration, (str, os.PathLike)) else None,
         )
     after = _figures(result.model, probes, context)
-    warnings = _warnings(model, context, verify, verifier)
+    warnings = _warnings(model, context, verify, verifier, probes.source)
     if latency and probes.feeds:
         try:
             times = latencies((model, result.model), probes.feeds[0])
@@ -264,13 +264,19 @@ def _verification(mode: Mode, inputs: str, verifier: Verify) -> Verification:
 
 
 def _warnings(
-    model: ir.Model, context: PassContext, mode: Mode, verifier: Verify
+    model: ir.Model, context: PassContext, mode: Mode, verifier: Verify, inputs: str
 ) -> tuple[str, ...]:
     found = []
     if context.calibration is not None and context.calibration.is_random:
         found.append("calibrated on random noise: ranges and scores mean little; give real samples")
     if mode != "off" and verifier.skipped is not None:
         found.append(f"the result was NOT verified: {verifier.skipped}")
+    if verifier.uniform:
+        found.append(
+            f"all that is in output {' and '.join(repr(name) for name in verifier.uniform)} is the "
+            f"same number on {inputs}: that it stays so proves little; give samples that the "
+            "model answers differently (--calib SRC)"
+        )
     defaults = sum(value.is_initializer() for value in model.graph.inputs)
     if defaults:
         found.append(

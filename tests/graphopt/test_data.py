@@ -212,7 +212,7 @@ def test_samples_from_python_objects(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.concatenate([f["x"] for f in samples]), rows(3))
         assert as_samples(samples, FREE) is samples
     assert as_samples(one_by_one, FREE).description == f"{__name__}:one_by_one"
-    with pytest.raises(GraphoptError, match="the arrays given: .*'y'"):
+    with pytest.raises(GraphoptError, match=r"the arrays given: .*'y'"):
         as_samples({"y": rows(3)}, FREE)
     with pytest.raises(GraphoptError, match="the arrays given: holds no samples"):
         as_samples({"x": rows(0)}, FREE)
