@@ -32,7 +32,9 @@ def import_function(text: str) -> Callable[..., Any]:
             module = importlib.import_module(module_name)
         except ImportError as error:
             raise GraphoptError(
-                f"cannot be imported ({error})", where=f"module '{module_name}'"
+                f"cannot be imported ({error})",
+                where=f"module '{module_name}'",
+                fix=f"write '{text.replace('.py:', ':')}'" if ".py:" in text else "",
             ) from None
     function = getattr(module, name, None)
     if not callable(function):

@@ -274,8 +274,8 @@ def _warnings(
     if verifier.uniform:
         found.append(
             f"all that is in output {' and '.join(repr(name) for name in verifier.uniform)} is the "
-            f"same number on {inputs}: that it stays so proves little; give samples that the "
-            "model answers differently (--calib SRC)"
+            f"same number on {inputs}, but for rounding: comparing it proves little; give samples "
+            "that the model answers differently, prepared as for training (--calib SRC)"
         )
     defaults = sum(value.is_initializer() for value in model.graph.inputs)
     if defaults:

@@ -54,7 +54,7 @@ class Verify:
         self.skipped = skipped
         """Why nothing can be compared, if so."""
         self.uniform: tuple[str, ...] = ()
-        """The outputs of floats that are one and the same number on all inputs: they say little."""
+        """The outputs of floats that are, but for rounding, one number on all inputs."""
         self._sigmoids: frozenset[str] = frozenset()
         self._feeds = feeds
         self._mode = mode
@@ -79,8 +79,8 @@ class Verify:
             self._engine = None
             self.skipped = "the original gives other outputs each time it runs"
         self._reference = self._original
-        self.uniform = _uniform(self._original)
         self._sigmoids = frozenset(v.name or "" for v in model.graph.outputs if _is_sigmoid(v))
+        self.uniform = _uniform(self._original, self._sigmoids)
 
     def before(self, step: Pass, model: ir.Model) -> None:
         if step.effect is Effect.LOSSY:
@@ -156,15 +156,17 @@ def _is_sigmoid(value: ir.Value) -> bool:
     return node is not None and node.op_type == "Sigmoid"
 
 
-def _uniform(outputs: Outputs) -> tuple[str, ...]:
+def _uniform(outputs: Outputs, sigmoids: frozenset[str]) -> tuple[str, ...]:
     """The names of the outputs of floats that hold more than one number, but all the same."""
     found = []
     for name in outputs[0] if outputs else ():
         values = [np.asarray(each[name]) for each in outputs]
-        if all(value.dtype.kind == "f" and value.size for value in values):
-            first = values[0].flat[0]
-            if sum(v.size for v in values) > 1 and all((v == first).all() for v in values):
-                found.append(name)
+        if any(value.dtype.kind != "f" or not value.size for value in values):
+            continue
+        spread = max(float(v.max()) for v in values) - min(float(v.min()) for v in values)
+        rounding = SIGMOID_ROUNDING if name in sigmoids else 0.0
+        if sum(value.size for value in values) > 1 and spread <= rounding:
+            found.append(name)
     return tuple(found)
 
 

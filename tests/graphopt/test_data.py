@@ -202,6 +202,8 @@ def test_a_python_function() -> None:
         open_samples(f"{__name__}:absent", FREE)
     with pytest.raises(GraphoptError, match="cannot be imported"):
         open_samples("no_such_module:f", FREE)
+    with pytest.raises(GraphoptError, match=r"cannot be imported .*; write 'my:f'"):
+        open_samples("my.py:f", FREE)
 
 
 def test_samples_from_python_objects(tmp_path: Path) -> None:
