@@ -73,7 +73,8 @@ class Verify:
             again = [self._engine.run(self._feeds[0])]
         except GraphoptError as error:
             self._engine = None
-            self.skipped = f"the original does not run: {error}"
+            fed = ", ".join(f"{name} {list(a.shape)}" for name, a in self._feeds[0].items())
+            self.skipped = f"the original does not run on {fed}: {error}"
             return
         if not all(difference.exact for difference in compare(self._original[:1], again)):
             self._engine = None
