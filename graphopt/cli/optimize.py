@@ -55,7 +55,11 @@ from graphopt.pipeline.presets import DEFAULT, PRESETS
     metavar="X",
     help="What exact passes may differ by, relative to an output's peak (default: by dtype).",
 )
-@click.option("--latency/--no-latency", default=True, help="Time both models in ONNX Runtime.")
+@click.option(
+    "--latency/--no-latency",
+    default=None,
+    help="Time both models in ONNX Runtime on this CPU (default: unless --target is a GPU).",
+)
 @click.option("--any-order", is_flag=True, help="Allow a pass after one of a later stage.")
 @click.option("--external-data", is_flag=True, help="Put the weights into a file beside OUT.")
 @click.option(
@@ -85,7 +89,7 @@ def optimize(
     target: str,
     verify: str,
     tolerance: float | None,
-    latency: bool,
+    latency: bool | None,
     any_order: bool,
     external_data: bool,
     dump: Path | None,
@@ -110,6 +114,7 @@ def optimize(
     from graphopt.jobs.optimize import optimize as run
     from graphopt.report.json import write_json
     from graphopt.report.text import print_report
+    from graphopt.targets import get_target
 
     if passes is not None and preset is not None:
         raise GraphoptError("--passes and --preset exclude each other", fix="give one of them")
@@ -127,7 +132,7 @@ def optimize(
         target=target,
         verify=verify,  # type: ignore[arg-type]  # click has checked it
         tolerance=tolerance,
-        latency=latency,
+        latency=get_target(target).family != "tensorrt" if latency is None else latency,
         any_order=any_order,
         dump=dump,
         jobs=jobs,

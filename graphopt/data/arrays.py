@@ -52,14 +52,25 @@ def open_npz(
         ignore: names of arrays that are not inputs (labels).
     """
     arrays = {name: a for name, a in read_npz(path).items() if name not in ignore}
-    check_names(list(arrays), specs, str(path))
+    return array_samples(arrays, specs, path.name, where=str(path))
+
+
+def array_samples(
+    arrays: Feed, specs: tuple[InputSpec, ...], name: str, *, where: str
+) -> ArraySamples:
+    """Samples from one array per input of the model, by name; `name` is for the report.
+
+    Raises:
+        GraphoptError: if names, numbers of samples, shapes or dtypes do not fit.
+    """
+    check_names(list(arrays), specs, where)
     lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(lengths.values())) != 1:
-        raise GraphoptError(f"arrays differ in their number of samples: {lengths}", where=str(path))
+        raise GraphoptError(f"arrays differ in their number of samples: {lengths}", where=where)
     number = next(iter(lengths.values()))
     if number == 0:
-        raise GraphoptError("holds no samples", where=str(path))
-    samples = ArraySamples(f"{path.name} ({number} samples)", arrays, specs)
+        raise GraphoptError("holds no samples", where=where)
+    samples = ArraySamples(f"{name} ({number} samples)", arrays, specs)
     next(iter(samples))  # the first sample shows whether shapes and dtypes fit
     return samples
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from graphopt.data.arrays import ArraySamples, open_npz, read_npz
 from graphopt.data.feeds import Feed, InputSpec, as_feed, batch_count, batches
-from graphopt.data.functions import blaming, import_function, is_function
+from graphopt.data.functions import blaming, function_name, import_function, is_function
 from graphopt.data.metrics import METRICS
 from graphopt.data.samples import is_folder, refuse_options, split_options
 from graphopt.errors import GraphoptError
@@ -37,6 +38,10 @@ class Evaluation(Protocol):
     def score(self, predict: Predict, progress: Progress) -> float:
         """The score of the model that `predict` runs, in the metric's own unit."""
         ...
+
+
+EvaluationSource: TypeAlias = "str | os.PathLike[str] | Callable[[Predict], float] | Evaluation"
+"""What Python code may give as an evaluation: see `as_evaluation`."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,27 @@ def open_evaluation(text: str, specs: tuple[InputSpec, ...]) -> Evaluation:
             where=place,
         )
     return LabelledData(samples, labels, build(EvaluationOptions, *options, f"'{place}'"))
+
+
+def as_evaluation(source: EvaluationSource, specs: tuple[InputSpec, ...]) -> Evaluation:
+    """The evaluation that `source` is or names, checked against the inputs `specs` of a model.
+
+    It is text or a path as `open_evaluation` takes it, a `function(predict) -> float`, or an
+    Evaluation, which is taken as it is.
+
+    Raises:
+        GraphoptError: if it is none of these, or names, shapes or dtypes do not fit.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return open_evaluation(os.fspath(source), specs)
+    if callable(source):
+        return FunctionEvaluation(function_name(source), source, specs)
+    if hasattr(source, "score"):
+        return source
+    raise GraphoptError(
+        f"an evaluation cannot be of type {type(source).__name__}",
+        fix="give text or a path, or a function that gets `predict` and returns a number",
+    )
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,20 @@ def import_function(text: str) -> Callable[..., Any]:
             module = importlib.import_module(module_name)
         except ImportError as error:
             raise GraphoptError(
-                f"cannot be imported ({error})", where=f"module '{module_name}'"
+                f"cannot be imported ({error})",
+                where=f"module '{module_name}'",
+                fix=f"write '{text.replace('.py:', ':')}'" if ".py:" in text else "",
             ) from None
     function = getattr(module, name, None)
     if not callable(function):
         raise GraphoptError(f"has no function '{name}'", where=f"module '{module_name}'")
     return function  # type: ignore[no-any-return]
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """`module:function`, for messages and reports; of an object that is called, its class."""
+    name = getattr(function, "__name__", type(function).__name__)
+    return f"{getattr(function, '__module__', '') or 'python'}:{name}"
 
 
 @contextmanager

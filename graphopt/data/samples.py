@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from graphopt.data.feeds import InputSpec, Samples
-from graphopt.data.functions import FunctionSamples, import_function, is_function
+from graphopt.data.functions import (
+    FunctionSamples,
+    function_name,
+    import_function,
+    is_function,
+)
 from graphopt.errors import GraphoptError
 from graphopt.options import Scanner, build, scan_options
 
@@ -43,6 +52,39 @@ def open_samples(text: str, specs: tuple[InputSpec, ...]) -> Samples:
         "no such file or folder",
         where=place,
         fix="data is an .npz file, a folder, module:function or random",
+    )
+
+
+SampleSource: TypeAlias = (
+    "str | os.PathLike[str] | Mapping[str, Any] | Callable[[], Iterable[Any]] | Samples"
+)
+"""What Python code may give as samples: see `as_samples`."""
+
+
+def as_samples(source: SampleSource, specs: tuple[InputSpec, ...]) -> Samples:
+    """The samples that `source` is or names, checked against the inputs `specs` of a model.
+
+    It is text or a path as `open_samples` takes it, a dict with an array per input by name (first
+    axis: the sample), a function that yields a feed (dict) or an array each time it is called, or
+    Samples, which are taken as they are.
+
+    Raises:
+        GraphoptError: if it is none of these, or names, shapes or dtypes do not fit.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return open_samples(os.fspath(source), specs)
+    if isinstance(source, Mapping):
+        from graphopt.data.arrays import array_samples
+
+        arrays = {name: np.asarray(array) for name, array in source.items()}
+        return array_samples(arrays, specs, "arrays", where="the arrays given")
+    if callable(source):
+        return FunctionSamples(function_name(source), source, specs)
+    if hasattr(source, "description"):
+        return source
+    raise GraphoptError(
+        f"samples cannot be of type {type(source).__name__}",
+        fix="give text, a path, a dict of arrays by input name or a function that yields samples",
     )
 
 

@@ -24,7 +24,10 @@ MacRule = Callable[[ir.Node, "_Shapes"], "int | None"]
 
 
 class NodeCost(NamedTuple):
-    """The cost of one node. `macs` is None where a shape is not known."""
+    """The cost of one node. `macs` is None where a shape is not known.
+
+    Parameters behind a DequantizeLinear count for the node that reads what it gives, too.
+    """
 
     name: str
     op_type: str
@@ -94,6 +97,9 @@ def _node_cost(node: ir.Node, shapes: _Shapes, constants: _Constants) -> NodeCos
     macs = rule(node, shapes) if rule else 0
     held: dict[int, int] = {}
     for value in node.inputs:
+        source = None if value is None else value.producer()
+        if source is not None and is_standard(source, "DequantizeLinear"):
+            value = source.inputs[0]
         tensor = constants.get(value)
         if tensor is not None and value is not None and not value.is_graph_input():
             held[id(tensor)] = tensor.size

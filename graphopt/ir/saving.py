@@ -106,6 +106,15 @@ class _DataFile:
             write_tensor(tensor, tensor.nbytes, file)
 
 
+def require_folder(folder: Path) -> None:
+    """Raises GraphoptError if `folder`, where a file is to be written, is no folder."""
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise GraphoptError("is a file, no folder", where=str(folder), fix="name another place")
+    raise GraphoptError("the output folder does not exist", where=str(folder), fix="create it")
+
+
 def writable_path(path: str | os.PathLike[str]) -> Path:
     """Where a file named `path` is to be written: `path`, or what it links to.
 
@@ -119,10 +128,7 @@ def writable_path(path: str | os.PathLike[str]) -> Path:
         mode = path.stat().st_mode if path.exists() else None
     except OSError as error:
         raise _write_error(given, error) from None
-    if not path.parent.is_dir():
-        raise GraphoptError(
-            "the output folder does not exist", where=str(path.parent), fix="create it"
-        )
+    require_folder(path.parent)
     if mode is not None and not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
         raise GraphoptError(f"is {kind}", where=str(given), fix="name a file to write")

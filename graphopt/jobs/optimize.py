@@ -9,10 +9,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from graphopt.data.evaluation import Evaluation, LabelledData, open_evaluation
-from graphopt.data.feeds import Feed, Samples, batches, input_specs
+from graphopt.data.evaluation import EvaluationSource, LabelledData, as_evaluation
+from graphopt.data.feeds import Feed, batches, input_specs
 from graphopt.data.random import RandomOptions, RandomSamples
-from graphopt.data.samples import open_samples
+from graphopt.data.samples import SampleSource, as_samples
 from graphopt.errors import GraphoptError
 from graphopt.garbage import collecting_only_new
 from graphopt.ir import Cost, ModelSource, load, measure, model_files, sha256
@@ -63,8 +63,8 @@ def optimize(
     source: ModelSource,
     passes: str | Pipeline = DEFAULT,
     *,
-    calibration: str | Samples | None = None,
-    evaluation: str | Evaluation | None = None,
+    calibration: SampleSource | None = None,
+    evaluation: EvaluationSource | None = None,
     max_drop: float | None = None,
     target: str = "generic",
     verify: Mode = "final",
@@ -82,9 +82,10 @@ def optimize(
     Args:
         source: see `graphopt.load`; it is not changed.
         passes: a pipeline, as text or parsed.
-        calibration: representative samples; as text see `graphopt.data.samples.open_samples`.
-        evaluation: a score before and after; as text see
-            `graphopt.data.evaluation.open_evaluation`.
+        calibration: representative samples: text, a path, a dict of arrays by input name or a
+            function that yields samples; see `graphopt.data.samples.as_samples`.
+        evaluation: a score before and after: text, a path or a function that gets `predict` and
+            returns a number; see `graphopt.data.evaluation.as_evaluation`.
         max_drop: by how much the score may fall, in its unit; see `Optimized.accepted`.
         target: what the model is to run on; see `graphopt.targets`.
         verify: `each` compares outputs after every pass, `final` at the end, `off` not at all.
@@ -134,10 +135,10 @@ def optimize(
             pipeline,
             source_sha256=digest,
             target=target,
-            calibration=calibration if isinstance(calibration, str) else None,
+            calibration=str(calibration) if isinstance(calibration, (str, os.PathLike)) else None,
         )
     after = _figures(result.model, probes, context)
-    warnings = _warnings(model, context, verify, verifier)
+    warnings = _warnings(model, context, verify, verifier, probes.source)
     if latency and probes.feeds:
         try:
             times = latencies((model, result.model), probes.feeds[0])
@@ -178,16 +179,14 @@ class _Probes:
 
 def _context(
     model: ir.Model,
-    calibration: str | Samples | None,
-    evaluation: str | Evaluation | None,
+    calibration: SampleSource | None,
+    evaluation: EvaluationSource | None,
     target: str,
     progress: Progress | None,
 ) -> PassContext:
-    if isinstance(calibration, str):
-        calibration = open_samples(calibration, input_specs(model))
-    if isinstance(evaluation, str):
-        evaluation = open_evaluation(evaluation, input_specs(model))
-    return PassContext(get_target(target), calibration, evaluation, progress or Quiet())
+    samples = None if calibration is None else as_samples(calibration, input_specs(model))
+    scored = None if evaluation is None else as_evaluation(evaluation, input_specs(model))
+    return PassContext(get_target(target), samples, scored, progress or Quiet())
 
 
 def _probes(model: ir.Model, context: PassContext) -> _Probes:
@@ -265,13 +264,19 @@ def _verification(mode: Mode, inputs: str, verifier: Verify) -> Verification:
 
 
 def _warnings(
-    model: ir.Model, context: PassContext, mode: Mode, verifier: Verify
+    model: ir.Model, context: PassContext, mode: Mode, verifier: Verify, inputs: str
 ) -> tuple[str, ...]:
     found = []
     if context.calibration is not None and context.calibration.is_random:
         found.append("calibrated on random noise: ranges and scores mean little; give real samples")
     if mode != "off" and verifier.skipped is not None:
         found.append(f"the result was NOT verified: {verifier.skipped}")
+    if verifier.uniform:
+        found.append(
+            f"all that is in output {' and '.join(repr(name) for name in verifier.uniform)} is the "
+            f"same number on {inputs}, but for rounding: comparing it proves little; give samples "
+            "that the model answers differently, prepared as for training (--calib SRC)"
+        )
     defaults = sum(value.is_initializer() for value in model.graph.inputs)
     if defaults:
         found.append(

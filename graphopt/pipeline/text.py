@@ -118,6 +118,6 @@ def check_order(pipeline: Pipeline) -> None:
                 f"'{step.name}' ({step.stage.name.lower()}) stands after '{latest.name}' "
                 f"({latest.stage.name.lower()}), whose result it may undo or miss",
                 where=f"pipeline '{pipeline}'",
-                fix="move it forward, or allow any order",
+                fix="move it forward, or allow any order (--any-order)",
             )
         latest = step

@@ -69,7 +69,8 @@ def _print_passes(console: Console, passes: Sequence[PassSummary], *, explain: b
             _print_near_misses(console, row)
     missed = sum(len(row.declined) for row in passes)
     if missed and not explain:
-        console.print(f"{missed} near misses were left as they are (--explain says why)")
+        kept = "near miss was left as it is" if missed == 1 else "near misses were left as they are"
+        console.print(f"{missed} {kept} (--explain says why)")
 
 
 def _print_near_misses(console: Console, row: PassSummary) -> None:

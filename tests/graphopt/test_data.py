@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from graphopt import GraphoptError
-from graphopt.data.evaluation import open_evaluation
+from graphopt.data.evaluation import as_evaluation, open_evaluation
 from graphopt.data.feeds import InputSpec, batch_count, batches, input_specs
-from graphopt.data.samples import open_samples
+from graphopt.data.samples import as_samples, open_samples
 from graphopt.progress import Quiet
 
 FLOAT = np.dtype(np.float32)
@@ -202,6 +202,24 @@ def test_a_python_function() -> None:
         open_samples(f"{__name__}:absent", FREE)
     with pytest.raises(GraphoptError, match="cannot be imported"):
         open_samples("no_such_module:f", FREE)
+    with pytest.raises(GraphoptError, match=r"cannot be imported .*; write 'my:f'"):
+        open_samples("my.py:f", FREE)
+
+
+def test_samples_from_python_objects(tmp_path: Path) -> None:
+    file = tmp_path / "c.npz"
+    npz(file, x=rows(3))
+    for source in (file, {"x": rows(3)}, one_by_one):
+        samples = as_samples(source, FREE)
+        np.testing.assert_array_equal(np.concatenate([f["x"] for f in samples]), rows(3))
+        assert as_samples(samples, FREE) is samples
+    assert as_samples(one_by_one, FREE).description == f"{__name__}:one_by_one"
+    with pytest.raises(GraphoptError, match=r"the arrays given: .*'y'"):
+        as_samples({"y": rows(3)}, FREE)
+    with pytest.raises(GraphoptError, match="the arrays given: holds no samples"):
+        as_samples({"x": rows(0)}, FREE)
+    with pytest.raises(GraphoptError, match="samples cannot be of type ndarray; give text, a path"):
+        as_samples(rows(3), FREE)  # type: ignore[arg-type]
 
 
 def test_random_only_by_that_word_and_the_same_each_time() -> None:
@@ -254,6 +272,11 @@ def test_a_function_as_evaluation() -> None:
         open_evaluation(f"{__name__}:bad", FREE).score(scores, Quiet())
     with pytest.raises(GraphoptError, match="returned nan"):
         open_evaluation(f"{__name__}:broken", FREE).score(scores, Quiet())
+    direct = as_evaluation(good, (InputSpec("x", (2, 3), FLOAT),))
+    assert (direct.score(scores, Quiet()), direct.metric) == (2.0, "good")
+    assert as_evaluation(direct, FREE) is direct
+    with pytest.raises(GraphoptError, match="an evaluation cannot be of type int; give text"):
+        as_evaluation(3, FREE)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

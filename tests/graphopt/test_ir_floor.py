@@ -223,6 +223,7 @@ def test_scales_and_zero_points_are_bytes_but_no_parameters() -> None:
     """)
     cost = graphopt.measure(m)
     assert (cost.parameters, cost.weight_bytes) == (4, 4 + 8 + 2)
+    assert cost.per_node[1][1:] == ("MatMul", 2 * 2, 4)
 
 
 def test_shared_weights_count_once() -> None:

@@ -140,6 +140,34 @@ def test_a_tolerance_in_words_of_the_user() -> None:
     assert verify.total[0].max_rel == pytest.approx(0.001, rel=1e-3)
 
 
+SHIFTED = """
+<ir_version: 9, opset_import: ["" : 17]>
+g (float[1, 4] x) => (float[4] y)
+<float v = {-10.0}, int64[1] n = {-1}> { h = Add (x, v) s = Sigmoid (h) y = Reshape (s, n) }
+"""
+
+
+def test_a_sigmoid_near_zero_is_held_to_the_rounding_of_one() -> None:
+    verify = Verify([X], "final")  # outputs of up to 1e-3, changed by 1.5e-7
+    go(Scale(by=1 + 1.5e-5), of=model(SHIFTED), instruments=(verify,))
+    (difference,) = verify.total
+    assert 1e-5 < difference.max_rel < 1e-3
+    assert 0 < difference.max_abs < 4 * 2.0**-23
+    with pytest.raises(graphopt.ToleranceError, match="changed output 'y'"):
+        go(Scale(by=1.001), of=model(SHIFTED), instruments=(Verify([X], "final"),))
+    with pytest.raises(graphopt.ToleranceError, match="changed output 'y'"):
+        go(Scale(by=1 + 1.5e-5), of=model(SHIFTED), instruments=(Verify([X], tolerance=1e-5),))
+    other = model(SHIFTED.replace("Sigmoid", "Exp"))
+    with pytest.raises(graphopt.ToleranceError, match="changed output 'y'"):
+        go(Scale(by=1 + 1.5e-5), of=other, instruments=(Verify([X], "final"),))
+
+
+@pytest.mark.parametrize(("shift", "warned"), [(-200.0, True), (-20.0, True), (-10.0, False)])
+def test_outputs_that_are_one_number_prove_little(shift: float, warned: bool) -> None:
+    report = graphopt.optimize(model(SHIFTED.replace("-10.0", str(shift))), "lossless").report
+    assert any("same number on the first 8" in w for w in report.warnings) is warned
+
+
 def test_a_lossy_pass_is_measured_and_exact_ones_around_it_are_still_held() -> None:
     verify = Verify([X], "final")
     go(Scale(), LossyScale(by=1.1), instruments=(verify,))

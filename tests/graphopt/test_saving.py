@@ -130,6 +130,9 @@ def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(graphopt.GraphoptError, match="the output folder does not exist"):
         graphopt.save(model(), tmp_path / "no" / "m.onnx")
+    (tmp_path / "file").touch()
+    with pytest.raises(graphopt.GraphoptError, match="file: is a file, no folder"):
+        graphopt.save(model(), tmp_path / "file" / "m.onnx")
     with pytest.raises(graphopt.GraphoptError, match="is a folder"):
         graphopt.save(model(), tmp_path)
 

@@ -203,6 +203,7 @@ def test_casts_of_the_model() -> None:
     rounds = cast(proto(body, tiny=1e-9))
     assert rounds.operators == ["Cast", "Cast", "Mul"]
     assert "too small" in rounds.left["y"]
+    assert rounds.left["y"].startswith("its constant '")
     body = "h = Relu (x) a = Cast <to = 10> (h) n = Neg (a) b = Cast <to = 1> (n) y = Tanh (b)"
     mixed = cast(proto(body))
     assert mixed.operators == ["Cast", "Relu", "Neg", "Tanh", "Cast"]

@@ -165,6 +165,7 @@ def test_a_model_that_is_quantized_in_full_stays_as_it_is(target: str) -> None:
     before = serialized(once)
     result = quantize(once, target=target)
     assert not result.modified
+    assert any("quantized already" in note for note in result.notes)
     assert serialized(result.model) == before
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from graphopt.errors import GraphoptError
+from graphopt.ir.saving import require_folder
 
 METADATA_FILE = "metadata.json"
 # What tells a bundle from any other folder.
@@ -52,10 +53,7 @@ def replacing_folder(path: Path, keep: Path) -> Iterator[Path]:
 
 
 def _require_replaceable(path: Path, keep: Path) -> None:
-    if not path.parent.is_dir():
-        raise GraphoptError(
-            "the output folder does not exist", where=str(path.parent), fix="create it"
-        )
+    require_folder(path.parent)
     if not os.access(path.parent, os.W_OK):
         raise GraphoptError("the output folder cannot be written", where=str(path.parent))
     if not path.exists() and not path.is_symlink():

@@ -153,8 +153,14 @@ def _shape_range(name: str, text: str) -> ShapeRange:
         for shape in text.split(":")
         if re.fullmatch(r"[0-9]{1,9}(\s*x\s*[0-9]{1,9})*", shape.strip(), re.ASCII)
     ]
-    if len(shapes) != text.count(":") + 1 or len(shapes) not in (1, 3):
+    if len(shapes) != text.count(":") + 1:
         raise GraphoptError(f"cannot read '{text}'", where=f"shapes of '{name}'", fix=_EXAMPLE)
+    if len(shapes) not in (1, 3):
+        raise GraphoptError(
+            f"{len(shapes)} shapes are given",
+            where=f"shapes of '{name}'",
+            fix="give the least, the optimal and the greatest, or one that is all three",
+        )
     least, optimal, greatest = shapes * 3 if len(shapes) == 1 else shapes
     if not len(least) == len(optimal) == len(greatest):
         raise GraphoptError("the three shapes differ in rank", where=f"shapes of '{name}'")
@@ -237,9 +243,11 @@ def _require_filled(
         for size, symbol in zip(spec.dims, spec.symbols, strict=True)
     )
     option = ";".join(f"{each.name}:{_suggestion(each, known)}" for each in missing)
+    only_batches = all(None not in _fill(each, known, DEFAULT_BATCH) for each in missing)
+    names = "" if only_batches else ", with numbers for the names in it"
     raise GraphoptError(
         f"axis {axis} of input '{spec.name}' ({open_shape}) is dynamic, its size unknown",
-        fix=f'give its least, optimal and greatest shape with --shapes "{option}"',
+        fix=f'give its least, optimal and greatest shape with --shapes "{option}"{names}',
     )
 
 

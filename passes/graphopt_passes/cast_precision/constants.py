@@ -51,13 +51,13 @@ class Constants:
             return None
         array = tensor.numpy()
         if node.op_type in COMPARISONS:
-            return f"it compares with '{value.name}', which {self._low.name} rounds"
+            return f"it compares with the constant '{value.name}', which {self._low.name} rounds"
         if index in GUARDED.get(node.op_type, ()) and self._vanishes(array):
-            return f"parts of '{value.name}' become 0"
+            return f"parts of its constant '{value.name}' become 0"
         if index in ADDITIVE.get(node.op_type, ()):
             return None
         if loss.sqnr_db < self._low.least_sqnr:
-            return f"'{value.name}' is too small: up to {loss.peak:.2g}"
+            return f"its constant '{value.name}' is too small: up to {loss.peak:.2g}"
         return None
 
     def _vanishes(self, array: Array) -> bool:

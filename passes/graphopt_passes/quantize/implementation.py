@@ -40,6 +40,8 @@ def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
     notes += more + quantizer.notes + telling.of_floats(quantizer)
     details["float"] = telling.float_rows(quantizer.declined)
     if not quantizer.has_work:
+        if quantized_already(model) is not None:
+            notes += ("the model is quantized already: what it brings is kept as it is",)
         return PassResult(model, False, notes=notes, details=details)
     samples = held_out = context.calibration
     if samples is not None:
