@@ -235,3 +235,15 @@ def test_an_unknown_way_is_refused() -> None:
         PruneChannels(compensate="all")  # type: ignore[arg-type]
     with pytest.raises(GraphoptError, match="compensate"):
         graphopt.optimize(two_layers(), "prune-channels{compensate=true}")
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_quantized_model_is_told_to_be_pruned_first(quantized: bool) -> None:
+    net = Net(kind=TensorProto.FLOAT)
+    x = net.node("Relu", net.conv(net.input("n", 3, 6, 6), (3, 16), name="first"))
+    if quantized:
+        step, zero = net.constant(np.float32(0.05)), net.constant(np.int8(0))
+        x = net.node("DequantizeLinear", net.node("QuantizeLinear", x, step, zero), step, zero)
+    model = net.build(net.head(net.node("Relu", net.conv(x, (16, 8), name="second")), 8))
+    result = PruneChannels(ratio=0.3, align=1).run(model, context(model))
+    assert any("prune the float model" in note for note in result.notes) == quantized

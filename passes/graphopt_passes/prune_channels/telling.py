@@ -54,6 +54,11 @@ def of_cut(task: Task, pruned: Pruned) -> list[str]:
         notes.append("ONNX Runtime cannot run this model: the result was not checked by running it")
     if not task.refits:
         notes.append("the remaining weights were not refitted: expect a large loss of accuracy")
+    elif any(is_standard(node, "QuantizeLinear") for node in nodes_of(task.teacher)):
+        notes.append(
+            "the model is quantized: weights in integers are cut as they are, and not refitted; "
+            "prune the float model, and quantize after that"
+        )
     refused = pruned.refit.declined
     return notes + [f"layer '{name}' was not refitted: {reason}" for name, reason in refused]
 
