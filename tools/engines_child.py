@@ -103,7 +103,9 @@ def bench(model: Path, targets: Sequence[str], result: Path) -> None:
                 told |= maker.told(variant)
                 for target in asked:
                     told["engines"].setdefault(target, maker.engine(variant, target, shapes))
-                result.write_text(json.dumps(row))
+                whole = result.with_suffix(".new")
+                whole.write_text(json.dumps(row))
+                whole.replace(result)  # the time limit may end us at any moment
 
 
 class Maker:
