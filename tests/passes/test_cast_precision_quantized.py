@@ -15,6 +15,7 @@ from graphopt.data.feeds import input_specs
 from graphopt.data.samples import open_samples
 from graphopt.emit.tensorrt import batch_shapes
 from graphopt.targets import get_target
+from graphopt_passes.cast_precision import implementation
 
 SCALES = {"sx": 0.02, "sw": np.full(8, 0.004, np.float32)}
 ZEROS = {"z": np.array(0, np.int8), "zw": np.zeros(8, np.int8)}
@@ -103,3 +104,17 @@ def test_a_ratio_that_is_demanded_is_kept(name: str, fixtures: Path) -> None:
     assert 0 < len(step.details["float"]) < 60
     assert 0 < step.details["float_macs_share"] < 1
     assert any("of the multiply-accumulates are in fp32" in note for note in step.notes)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_nodes_stay_fp32_for_precision_only_where_that_is_asked_for(
+    asked: bool, fixtures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(implementation, "_QUANTIZED_GOAL", 200.0)
+    model = graphopt.load(fixtures / "resnet.onnx")
+    samples = open_samples(str(fixtures / "calib.npz"), input_specs(model))
+    demand = "{min_sqnr=200,fit_weights=false}" if asked else "{fit_weights=false}"
+    pipeline = f"lossless,quantize{{samples=16,{PLAIN}}},cast-precision{demand}"
+    result = graphopt.optimize(model, pipeline, calibration=samples, target="sm86", verify="off")
+    rows = [row for row in result.report.steps[-1].details["float"] if "loses" in row["reason"]]
+    assert bool(rows) == asked

@@ -42,8 +42,9 @@ class CastPrecision(Pass):
     ever reaches a Softmax. Bodies of If, Loop and Scan are converted inside and keep their
     interface; functions stay as they are (put `inline` ahead).
 
-    After `quantize`, what is in 8 bits stays so and the rest becomes `to`; the opset is raised to
-    19 then, and to 22 for bf16, where operators take these types.
+    After `quantize`, what is in 8 bits stays so and the rest becomes `to`; unless `min_sqnr` asks
+    for it nothing is left in fp32 for the sake of precision, for casts keep pairs from fusing. The
+    opset is raised to 19 then, and to 22 for bf16, where operators take these types.
 
     Attributes:
         to: fp16 (11 bits of precision, up to 65504) or bf16 (8 bits, the range of fp32).

@@ -125,12 +125,14 @@ def _decide(
     if not runs:
         return decision, None, Fit()
     simulator = Simulator(model, context, options.samples)
-    refit_below = goal if _is_quantized(model) else max(goal, low.goals[0])
+    demanded, quantized = options.min_sqnr is not None, _is_quantized(model)
+    refit_below = goal if quantized else max(goal, low.goals[0])
     decision, fidelity = simulator.reach(
         decision,
-        goal,
+        # Unless it is asked for, nothing in fp32 comes between pairs, which might not fuse then.
+        -math.inf if quantized and not demanded else goal,
         refit_below=refit_below if options.fit_weights else -math.inf,
-        demanded=options.min_sqnr is not None,
+        demanded=demanded,
     )
     return decision, fidelity, simulator.fit
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.data.feeds import Feed, batches, input_specs
-from graphopt.ir.query import walk
+from graphopt.ir.query import is_standard, walk
 from graphopt.pipeline.base import PassContext
 from graphopt.runtime.difference import Comparer, Difference
 from graphopt.runtime.session import Session
@@ -191,9 +191,16 @@ class Simulator:
     def _worst(self, decision: Decision, part: float) -> Sequence[ir.Node]:
         """The low nodes whose results have most of the error that their inputs do not have.
 
-        They are `part` of all low ones, and those that make their inputs.
+        They are `part` of all low ones, and those that make their inputs. Pairs follow the nodes
+        that they belong to: by themselves they gain nothing in fp32.
         """
-        nodes = [n for n in decision.low_nodes() if n.graph is self.model.graph and n.outputs]
+        nodes = [
+            node
+            for node in decision.low_nodes()
+            if node.graph is self.model.graph
+            and node.outputs
+            and not is_standard(node, "QuantizeLinear", "DequantizeLinear")
+        ]
         noise = self._noise(decision)
         losses: list[tuple[float, int, ir.Node]] = []
         for position, node in enumerate(nodes):
