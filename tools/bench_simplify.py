@@ -22,11 +22,11 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnx_files import onnx_files
 from processes import NotRunningError, ask, run_child
 from simplify_report import markdown, print_tables, summarize
 
@@ -214,20 +214,9 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     )
 
 
-def _models(paths: Sequence[Path]) -> list[Path]:
-    found: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            sys.exit(f"{path}: no such file or folder")
-        found += sorted(path.glob("*.onnx")) if path.is_dir() else [path]
-    if not found:
-        sys.exit("no ONNX file found")
-    return found
-
-
 def main() -> int:
     arguments = _arguments()
-    settings, models = _settings(arguments), _models(arguments.models)
+    settings, models = _settings(arguments), onnx_files(arguments.models)
     report: dict[str, Any] = {
         "tools": find_versions(settings),
         "passes": settings.passes,
