@@ -327,7 +327,9 @@ def _precision(
     if kind not in COMPUTE_KINDS:
         return widest([tensor.dtype for tensor in inputs or constants or outputs])
     if kind == "attention":
-        return widest([tensor.dtype for tensor in inputs])
+        # A mask of integers is read beside what is multiplied.
+        multiplied = [t.dtype for t in inputs if t.dtype in FLOATS or t.dtype in _QUANTIZED]
+        return widest(multiplied or [tensor.dtype for tensor in inputs])
     weights = _weights(constants, activations=len(inputs))
     # With weights, further inputs are what the epilogue adds; without, the second is an operand.
     operands = [*inputs[:1], weights] if weights is not None else [*inputs[:2]]

@@ -114,6 +114,17 @@ def test_fused_attention() -> None:
     assert {node.precision for node in match_nodes(nodes, kernels)} == {"fp16"}
 
 
+def test_a_mask_of_integers_is_not_what_attention_computes_in() -> None:
+    text = recorded("attention_fp16")
+    mask = "{ Name: mask, Dimensions: [1,16], Strides: [16,1], StrideOrder: [1,0], "
+    mask += "Datatype: Int32, Format: (Linear) Row major linear format }"
+    at = text.index("Inputs: [", text.index("_gemm_mha")) + len("Inputs: [")
+    changed = f"{text[:at]} {mask},{text[at:]}"
+    attention = [k for k in parse_kernel_table([changed]) if k.kind == "attention"]
+    assert attention[0].inputs[0].dtype == "int32"
+    assert attention[0].precision == "fp16"
+
+
 def test_nodes_of_branches_are_found() -> None:
     kernels = parsed("branches")
     nodes = [("then_conv", "Conv"), ("else_conv", "Conv"), ("gone", "Conv")]
