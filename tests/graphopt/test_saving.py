@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, extern
 
     tests = str(Path(__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "m.onnx"), tests],
+        [sys.executable, "-B", "-c", code, str(tmp_path / "m.onnx"), tests],
         preexec_fn=limit,
         capture_output=True,
         text=True,

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from graphopt.errors import GraphoptError
-from graphopt.ir.saving import require_folder
 
 METADATA_FILE = "metadata.json"
 # What tells a bundle from any other folder.
@@ -53,6 +52,8 @@ def replacing_folder(path: Path, keep: Path) -> Iterator[Path]:
 
 
 def _require_replaceable(path: Path, keep: Path) -> None:
+    from graphopt.ir.saving import require_folder
+
     require_folder(path.parent)
     if not os.access(path.parent, os.W_OK):
         raise GraphoptError("the output folder cannot be written", where=str(path.parent))
