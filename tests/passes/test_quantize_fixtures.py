@@ -121,6 +121,9 @@ def test_a_conv_behind_any_pad_is_int8_in_the_engine(pads: list[int], tmp_path: 
     result = graphopt.optimize(model, "quantize", calibration="random{n=4}", target="sm86")
     graphopt.save(result.model, tmp_path / "m.onnx")
     report = graphopt.build_engine(
-        tmp_path / "m.onnx", tmp_path / "e", target=graphopt.targets.get_target("sm86")
+        tmp_path / "m.onnx",
+        tmp_path / "e",
+        target=graphopt.targets.get_target("sm86"),
+        shapes=batch_shapes(result.model),
     )
     assert report.compute_nodes_by_precision == {"int8": 1}

@@ -71,9 +71,10 @@ class PruneChannels(Pass):
             least.
         align: what is left of a group is a multiple of this: rounded up with `ratio`, chosen so
             that all groups together meet the target with the others; none means what the target
-            prefers for fp16, or else fp32: 8 on TensorRT, 16 on CPUs and `generic`. A group of
-            just that many stays whole; one of fewer is cut to the half of it, the quarter and so
-            on. 1 rounds nothing: more MACs can go, and a run may take longer for it.
+            prefers for fp16, or else fp32: 8 on TensorRT, 16 on CPUs and `generic`, but 1 on
+            `generic` with `ratio`. A group of just that many stays whole; one of fewer is cut to
+            the half of it, the quarter and so on. 1 rounds nothing: more MACs can go, and a run may
+            take longer for it.
             Tensor cores prefer 16 for int8, but TensorRT pads to that itself, and small nets would
             lose most of the cut.
         exclude: names or globs of nodes whose output channels all stay.

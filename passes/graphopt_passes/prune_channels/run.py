@@ -184,5 +184,7 @@ def _require_names(model: ir.Model, exclude: tuple[str, ...]) -> None:
 def _alignment(options: PruneChannels, context: PassContext) -> int:
     if options.align is not None:
         return options.align
+    if context.target.name == "generic" and Target.of(options).kind == "ratio":
+        return 1  # a share of each group is meant as it is said, unless a device is named
     alignment = context.target.alignment
     return alignment.get("fp16", alignment.get("fp32", 1))

@@ -50,6 +50,11 @@ def of_cut(task: Task, pruned: Pruned) -> list[str]:
         notes.append(f"channels stay in multiples of {task.align}: {share:.0f}% of them are cut")
     if not pruned.cut.gone.any():
         return notes
+    if task.align == 1 and task.options.align is None:
+        notes.append(
+            "counts are not rounded: name a target, and they become multiples of what its kernels "
+            "take at once, without which fewer channels can take longer"
+        )
     if pruned.check is None:
         notes.append("ONNX Runtime cannot run this model: the result was not checked by running it")
     if not task.refits:
