@@ -17,6 +17,7 @@ from prune_nets import BARE, Net, chain, evaluate, noise, prune_exactly, random_
 from graphopt import GraphoptError, PassContext
 from graphopt.data.arrays import ArraySamples
 from graphopt.data.feeds import input_specs
+from graphopt.pipeline.base import PassResult
 from graphopt.pipeline.text import parse
 from graphopt.runtime.session import Session
 from graphopt.targets import get_target
@@ -137,20 +138,29 @@ def test_the_target_says_how_to_round() -> None:
 
 
 @pytest.mark.parametrize(("channels", "kept"), [(40, 32), (32, 16), (16, 16), (12, 8), (8, 4)])
-def test_without_a_target_counts_fit_what_cpus_take_at_once(channels: int, kept: int) -> None:
+def test_counts_fit_what_cpus_take_at_once(channels: int, kept: int) -> None:
     """Unless a group has fewer than a block of 16: that keeps the half of one, or the quarter."""
-    net = Net()
-    x = net.conv(net.input("batch", 3, 6, 6), (3, channels))
-    model = net.build(net.conv(net.node("Relu", x), (channels, 4)))
-    result = PruneChannels(ratio=0.5, **BARE).run(model, PassContext())
+    result = halved(channels, "onnxruntime-cpu", ratio=0.5)
     assert [row["kept"] for row in result.details["groups"]] == [kept]
 
 
-def test_a_model_of_single_blocks_says_how_to_cut_it_all_the_same() -> None:
+def test_without_a_target_a_share_is_kept_and_a_total_is_met_in_blocks() -> None:
+    result = halved(40, "generic", ratio=0.5)
+    assert [row["kept"] for row in result.details["groups"]] == [20]
+    assert any("counts are not rounded" in note for note in result.notes)
+    options, context = PruneChannels(macs=0.3), PassContext(target=get_target("generic"))
+    assert run._alignment(options, context) == 16
+
+
+def halved(channels: int, target: str, **options: Any) -> PassResult:
     net = Net()
-    x = net.conv(net.input("batch", 3, 6, 6), (3, 16))
-    model = net.build(net.conv(net.node("Relu", x), (16, 4)))
-    result = PruneChannels(ratio=0.5, **BARE).run(model, PassContext())
+    x = net.conv(net.input("batch", 3, 6, 6), (3, channels))
+    model = net.build(net.conv(net.node("Relu", x), (channels, 4)))
+    return PruneChannels(**options, **BARE).run(model, PassContext(target=get_target(target)))
+
+
+def test_a_model_of_single_blocks_says_how_to_cut_it_all_the_same() -> None:
+    result = halved(16, "onnxruntime-cpu", ratio=0.5)
     assert not result.modified
     assert any("align=1 cuts them" in note for note in result.notes)
 
