@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from graphopt.data.feeds import Feed
 from graphopt.errors import GraphoptError, ToleranceError
+from graphopt.ir import is_standard
 from graphopt.pipeline.base import Effect, Pass, PassResult
 from graphopt.runtime.difference import Difference, compare
 from graphopt.runtime.reference import Engine, open_engine
@@ -21,7 +22,7 @@ Outputs: TypeAlias = "list[dict[str, Any]]"
 SIGMOID_ROUNDING = 4 * 2.0**-23
 """How far two float32 Sigmoids may be apart whatever their values are: they are computed as parts
 of 1, so one that saturates near 0 is nothing but rounding, and its peak no measure for that."""
-_MOVES = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+_MOVES = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,9 @@ class Verify:
 
 def _is_sigmoid(value: ir.Value) -> bool:
     node = value.producer()
-    while node is not None and node.op_type in _MOVES and node.inputs[0] is not None:
+    while node is not None and is_standard(node, *_MOVES) and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    return node is not None and node.op_type == "Sigmoid"
+    return node is not None and is_standard(node, "Sigmoid")
 
 
 def _uniform(outputs: Outputs, sigmoids: frozenset[str]) -> tuple[str, ...]:
