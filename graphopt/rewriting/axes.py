@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -43,13 +44,10 @@ class Reduction:
 
     @staticmethod
     def of(node: ir.Node, at: Rewriter) -> Reduction | None:
-        """None if it is not known what `node` reduces. GlobalAveragePool is a ReduceMean."""
+        """None if it is not known what `node` reduces."""
         dims = at.dims(node.inputs[0])
         if not dims:
             return None
-        if node.op_type == "GlobalAveragePool":
-            spatial = tuple(range(2, len(dims)))
-            return Reduction(node, "ReduceMean", dims, spatial, True) if spatial else None
         keepdims = node.attributes.get_int("keepdims", 1) != 0
         if node.op_type in SELECTIONS:
             axis: int = node.attributes.get_int("axis", 0)
@@ -61,6 +59,13 @@ class Reduction:
         if axes is None or (not axes and noop):
             return None
         return Reduction(node, node.op_type, dims, axes or tuple(range(len(dims))), keepdims)
+
+    @property
+    def count(self) -> int | None:
+        """How many elements are reduced to one, if that is known and not 0."""
+        extents = [self.dims[axis] for axis in self.axes]
+        numbers = [extent for extent in extents if isinstance(extent, int) and extent > 0]
+        return math.prod(numbers) if len(numbers) == len(extents) else None
 
     def result(self, keepdims: bool) -> Dims:
         """The dimensions of what it gives."""

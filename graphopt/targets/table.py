@@ -86,6 +86,8 @@ class Target:
             names of `graphopt.quantization.FORMATS`.
         data_formats: what data may be quantized to, from the same names.
         alignment: by precision, what a channel count should be a multiple of; 1 where not listed.
+        blocked_channels: how many channels of an image its float kernels keep side by side,
+            from one layer to the next; 0 if they do not.
         opsets: the least and the greatest opset of the default ONNX domain, where that is known.
         backends: the engine builders for it, the preferred one first; none where no engine exists.
         stand_in: a target to check a model with where this one cannot be built for.
@@ -105,6 +107,7 @@ class Target:
     weight_formats: frozenset[str] = _INTEGERS | {"fp8"}
     data_formats: frozenset[str] = _INTEGERS | {"fp8"}
     alignment: Mapping[str, int] = field(default_factory=dict, hash=False)
+    blocked_channels: int = 0
     opsets: tuple[int, int] | None = None
     backends: tuple[str, ...] = ()
     stand_in: str | None = None
@@ -256,6 +259,7 @@ _TARGETS: Mapping[str, Target] = MappingProxyType(
                 weight_formats=_ORT_WEIGHTS,
                 data_formats=_ORT_DATA,
                 alignment=_MLAS,
+                blocked_channels=_MLAS["fp32"],
                 unwanted_operators=_ORT_UNWANTED,
             ),
         )

@@ -15,6 +15,7 @@ from models import serialized
 
 from graphopt.ir import load
 from graphopt.pipeline.base import Pass, PassContext, PassResult
+from graphopt.targets import get_target
 
 Feed = Mapping[str, np.ndarray]
 
@@ -70,9 +71,13 @@ class Outcome:
 
 
 def apply(
-    step: Pass, source: str | onnx.ModelProto, edit: Callable[[onnx.ModelProto], Any] | None = None
+    step: Pass,
+    source: str | onnx.ModelProto,
+    edit: Callable[[onnx.ModelProto], Any] | None = None,
+    *,
+    target: str = "generic",
 ) -> Outcome:
-    """Applies `step` to a model (ONNX text or a proto, changed by `edit` first).
+    """Applies `step` to a model (ONNX text or a proto, changed by `edit` first), for `target`.
 
     Checks what must hold for every pass: the result is valid, the interface is the same, `modified`
     is truthful, a second run changes nothing, and the same input gives the same bytes.
@@ -83,7 +88,11 @@ def apply(
     onnx.checker.check_model(before)
     model = load(before.SerializeToString())
     untouched = serialized(model)
-    result = step.run(model, PassContext())
+
+    def context() -> PassContext:
+        return PassContext(target=get_target(target))
+
+    result = step.run(model, context())
     content = serialized(model)
     assert result.model is model
     assert result.modified == bool(result.rewrites) == (content != untouched)
@@ -92,11 +101,11 @@ def apply(
     assert list(after.graph.input) == list(before.graph.input)
     assert list(after.graph.output) == list(before.graph.output)
 
-    again = step.run(model, PassContext())
+    again = step.run(model, context())
     assert not again.modified
     assert serialized(model) == content
     other = load(before.SerializeToString())
-    assert step.run(other, PassContext()).notes == result.notes
+    assert step.run(other, context()).notes == result.notes
     assert serialized(other) == content
     return Outcome(before, after, result)
 

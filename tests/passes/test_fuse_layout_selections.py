@@ -270,6 +270,31 @@ def test_an_expand_that_is_needed(repeat: str, reason: str) -> None:
     assert len(outcome.operators) == 2, reason
 
 
+PLACES = 'mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"'
+
+
+@pytest.mark.parametrize(
+    ("resize", "gate", "operators"),
+    [
+        (PLACES, "n, 3, 1, 1", ["Mul"]),
+        (PLACES, "n, 3, 1, 5", ["Mul"]),
+        (PLACES, "n, 3, 2, 1", ["Resize", "Mul"]),  # which is no broadcasting
+        (PLACES.replace("nearest", "linear", 1), "n, 3, 1, 1", ["Resize", "Mul"]),
+        (PLACES.replace("floor", "ceil"), "n, 3, 1, 1", ["Resize", "Mul"]),
+    ],
+)
+def test_a_nearest_resize_of_one_pixel(resize: str, gate: str, operators: list[str]) -> None:
+    scales = [1, 1, *(n // int(d) for n, d in zip((4, 5), gate.split(", ")[2:], strict=True))]
+    outcome = fuse(
+        f"(float[n, 3, 4, 5] x, float[{gate}] g) => (float[n, 3, 4, 5] y) "
+        f"<float[4] f = {{{', '.join(map(str, scales))}}}> "
+        f"{{ r = Resize <{resize}> (g, , f) y = Mul (x, r) }}"
+    )
+    assert outcome.operators == operators
+    shape = [2, 3, *map(int, gate.split(", ")[2:])]
+    assert outcome.agrees({"x": numbers(2, 3, 4, 5), "g": numbers(*shape)})
+
+
 def test_indices_need_no_expand() -> None:
     outcome = fuse(
         "(int64[n, 5] ids, int64[1, 5] types) => (float[n, 5, 3] y) "

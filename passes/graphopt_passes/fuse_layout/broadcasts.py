@@ -1,4 +1,4 @@
-"""What operators that broadcast by themselves make superfluous: Expand, Tile, pairs of Reshapes."""
+"""What operators that broadcast by themselves make superfluous: repeating, pairs of Reshapes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _BROADCASTING = (
     *("Sub", "Sum", "Where", "Xor"),
 )
 
-_REPEATING = ("Expand", "Tile")
+_REPEATING = ("Expand", "Resize", "Tile")
 
 _BINARY = ("Add", "And", "Div", "Max", "Min", "Mul", "Or", "Pow", "Sub", "Xor")
 
 
 def _broadcast_by_itself(node: ir.Node, at: Rewriter) -> bool:
-    """An input of a broadcasting operator, without the Expand or Tile that repeats it."""
+    """An input of a broadcasting operator, without the operator that repeats it."""
     if at.opset < 8:
         return False
     for index, value in enumerate(node.inputs):
@@ -61,10 +61,20 @@ def _repeats(node: ir.Node, at: Rewriter) -> bool:
     """Whether `node` repeats its input along axes of size one, and does nothing else."""
     if node.op_type == "Expand":
         return True
+    if node.op_type == "Resize" and not _is_nearest(node):
+        return False
     small, large = at.dims(node.inputs[0]), at.dims(node.outputs[0])
     if small is None or large is None or len(small) != len(large):
         return False
     return at.opset >= 6 and all(a in (1, b) for a, b in zip(small, large, strict=True))
+
+
+def _is_nearest(node: ir.Node) -> bool:
+    """Whether a Resize copies elements, each from the place below it."""
+    mode = node.attributes.get_string("mode", "nearest")
+    places = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
+    rounding = node.attributes.get_string("nearest_mode", "round_prefer_floor")
+    return (mode, places, rounding) == ("nearest", "asymmetric", "floor")
 
 
 def _gives(node: ir.Node, at: Rewriter, index: int, dims: Dims | None) -> bool:

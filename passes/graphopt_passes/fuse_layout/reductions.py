@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.ir.facts import Dims
 from graphopt.rewriting import DeclinedError, Rewriter, Rule
 from graphopt.rewriting.axes import REDUCTIONS, Reduction, adds, drops
 
@@ -23,10 +20,15 @@ def _alone(node: ir.Node, at: Rewriter, found: ir.Node) -> None:
 
 
 def _squeeze_of_reduction(node: ir.Node, at: Rewriter) -> bool:
-    """Reduce(keepdims=1) and Squeeze, Reshape or Flatten -> Reduce(keepdims=0)."""
-    found = at.producer(node.inputs[0], *REDUCTIONS, "GlobalAveragePool")
+    """Reduce(keepdims=1) and Squeeze, Reshape or Flatten -> Reduce(keepdims=0).
+
+    But not the mean over an image: GlobalAveragePool and Flatten are faster than one ReduceMean.
+    """
+    found = at.producer(node.inputs[0], *REDUCTIONS)
     reduction = None if found is None else Reduction.of(found, at)
     if found is None or reduction is None or not reduction.keepdims:
+        return False
+    if _is_pooling(reduction, at):
         return False
     if not drops(node, at, reduction.result(keepdims=True), reduction.axes):
         return False
@@ -78,7 +80,7 @@ def _mean_of_sum(node: ir.Node, at: Rewriter) -> bool:
     dtype = at.dtype(node.inputs[side])
     if found is None or reduction is None or dtype not in _FLOATS:
         return False
-    count = _count(reduction.dims, reduction.axes)
+    count = reduction.count
     if count is None or not _divides(node, at, 1 - side, count):
         return False
     if not at.keeps_shape(node.inputs[1 - side], node.inputs[side]):
@@ -89,13 +91,6 @@ def _mean_of_sum(node: ir.Node, at: Rewriter) -> bool:
         raise DeclinedError("the sum is used elsewhere as well")
     reduction.write(node, at, keepdims=reduction.keepdims, op_type="ReduceMean")
     return True
-
-
-def _count(dims: Dims, axes: tuple[int, ...]) -> int | None:
-    """How many elements are reduced to one, if that is known and not 0."""
-    extents = [dims[axis] for axis in axes]
-    numbers = [extent for extent in extents if isinstance(extent, int) and extent > 0]
-    return math.prod(numbers) if len(numbers) == len(extents) else None
 
 
 def _divides(node: ir.Node, at: Rewriter, index: int, count: int) -> bool:
@@ -113,13 +108,9 @@ def _global_average_pool(node: ir.Node, at: Rewriter) -> bool:
     the mean and the variance of a normalization, which others look for.
     """
     reduction = Reduction.of(node, at)
-    if reduction is None or not reduction.keepdims or len(reduction.dims) not in (4, 5):
+    if reduction is None or not reduction.keepdims or not _is_mean_of_image(reduction, at):
         return False
-    if reduction.axes != tuple(range(2, len(reduction.dims))):
-        return False
-    if at.dtype(node.inputs[0]) not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
-        return False  # runtimes have it for these alone
-    if _count(reduction.dims, reduction.axes) is None:
+    if reduction.count is None:
         raise DeclinedError("where there are no elements, GlobalAveragePool fails")
     if any(at.is_op(use.node, "Add", "Sqrt", "Sub") for use in node.outputs[0].uses()):
         return False
@@ -127,6 +118,22 @@ def _global_average_pool(node: ir.Node, at: Rewriter) -> bool:
         return False
     at.become(node, "GlobalAveragePool", [node.inputs[0]])
     return True
+
+
+def _is_pooling(reduction: Reduction, at: Rewriter) -> bool:
+    """Whether it is, or will be, a GlobalAveragePool."""
+    return _is_mean_of_image(reduction, at) and reduction.count is not None
+
+
+def _is_mean_of_image(reduction: Reduction, at: Rewriter) -> bool:
+    """Whether it is a mean over height and width (and depth), of a type that runtimes pool."""
+    rank = len(reduction.dims)
+    return (
+        reduction.op_type == "ReduceMean"
+        and rank in (4, 5)
+        and reduction.axes == tuple(range(2, rank))
+        and at.dtype(reduction.node.inputs[0]) in (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+    )
 
 
 RULES = (

@@ -1,4 +1,4 @@
-"""The form of a model that quantizes best: simplified, fused, of an opset that has the pairs."""
+"""The form of a model ahead of quantizing, and what is done for its floats behind it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from graphopt_passes.set_opset.conversion import set_opset
 
 PIPELINE = "lossless"
 """Folds what is constant and fuses BatchNormalization: a scale then fits what is computed."""
+FINISH = "keep-blocked"
 
 
 def canonicalize(model: ir.Model, context: PassContext) -> tuple[ir.Model, tuple[str, ...]]:
@@ -23,6 +24,18 @@ def canonicalize(model: ir.Model, context: PassContext) -> tuple[ir.Model, tuple
         return model, ()
     before, after = result.steps[0].nodes_before, result.steps[-1].nodes_after
     return result.model, (f"simplified and fused it first: {before} -> {after} nodes",)
+
+
+def finish(model: ir.Model, context: PassContext) -> tuple[ir.Model, tuple[str, ...]]:
+    """`model` with what is float made fast, as another model, where the target has a way."""
+    if not context.target.blocked_channels:
+        return model, ()
+    result = run(parse(FINISH), model, context, any_order=True)
+    if not result.modified:
+        return model, ()
+    counts = result.steps[0].rewrites
+    told = ", ".join(f"{count} x {name}" for name, count in sorted(counts.items()))
+    return result.model, (f"{FINISH}, for what is float: {told}",)
 
 
 def needed_opset(model: ir.Model, numbers: Numbers) -> int:

@@ -11,7 +11,7 @@ from graphopt.pipeline.base import PassContext, PassResult
 from graphopt.targets.quantization import QuantizationRules, quantization_rules
 from graphopt_passes.equalize.implementation import equalize, summary
 from graphopt_passes.quantize import telling
-from graphopt_passes.quantize.canonical import canonicalize, lifted, needed_opset
+from graphopt_passes.quantize.canonical import canonicalize, finish, lifted, needed_opset
 from graphopt_passes.quantize.choice import choose_floating, measures, parts
 from graphopt_passes.quantize.existing import quantized_already
 from graphopt_passes.quantize.gates import spelled_out
@@ -40,9 +40,7 @@ def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
     notes += more + quantizer.notes + telling.of_floats(quantizer)
     details["float"] = telling.float_rows(quantizer.declined)
     if not quantizer.has_work:
-        if quantized_already(model) is not None:
-            notes += ("the model is quantized already: what it brings is kept as it is",)
-        return PassResult(model, False, notes=notes, details=details)
+        return _left_as_it_is(options, model, context, notes, details)
     samples = held_out = context.calibration
     if samples is not None:
         samples, held_out = parts(options, samples)
@@ -60,7 +58,24 @@ def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
     details["tensors"] = telling.tensor_rows(quantized, histograms)
     details["quantized"] = telling.node_rows(quantized)
     rewrites = telling.rewrites(quantized, rules)
-    return PassResult(quantized.model, True, rewrites, notes, details, unmet=choice.unmet)
+    written, more = finish(quantized.model, context)
+    return PassResult(written, True, rewrites, notes + more, details, unmet=choice.unmet)
+
+
+def _left_as_it_is(
+    options: Quantize,
+    model: ir.Model,
+    context: PassContext,
+    notes: tuple[str, ...],
+    details: dict[str, Any],
+) -> PassResult:
+    """The result where nothing is quantized: simplified, if floats can be made fast as well."""
+    if quantized_already(model) is not None:
+        notes += ("the model is quantized already: what it brings is kept as it is",)
+    elif options.canonicalize and context.target.blocked_channels:
+        finished, more = finish(canonicalize(model, context)[0], context)
+        return PassResult(finished, finished is not model, notes=notes + more, details=details)
+    return PassResult(model, False, notes=notes, details=details)
 
 
 def _prepared(
