@@ -1,92 +1,134 @@
-"""How long models take in ONNX Runtime on one core: as floats, and quantized for a CPU.
+"""How long models take in ONNX Runtime on one core: as they are, simplified, and made for a CPU.
 
-    python tools/bench_cpu.py MODEL... [--batch 1 16] [--size 224] [--islands] [--seconds 10]
+    python tools/bench_cpu.py MODEL... [--batch 1 16] [--islands] [--seconds 5] [--markdown FILE]
 
-Each model is simplified and fused (`lossless`) for one side and quantized by the range of noise for
-the other, which costs accuracy but no time. The two run in turn, so that what else the machine does
-meets both; the figures are medians, in milliseconds of a run.
+Each model runs as it is, through `lossless`, and through `lossless,quantize` for the target
+onnxruntime-cpu: in integers where these are faster, in float in ONNX Runtime's own layout
+elsewhere. Ranges come from noise, which costs accuracy but no time. The three run in turn, so that
+what else the machine does meets all of them; the figures are medians, in milliseconds of a run.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
+import platform
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime as ort
+from random_samples import random_samples
 
-from graphopt import optimize, save
+import graphopt
+from graphopt.data.feeds import Feed, batches, input_specs
+from graphopt.runtime.session import Session
 
-LOSSLESS = "lossless"
+TARGET = "onnxruntime-cpu"
 PLAIN = "equalize=false,tune_ranges=false,round_weights=false,correct_bias=false"
 LEAST_RUNS = 8
+HEAD = ("model", "batch", "in integers", "as it is, ms", "simplified", "for a CPU", "of simplified")
 
 
-def session(model: str, passes: str, folder: str) -> tuple[ort.InferenceSession, str]:
-    """`model` through `passes`, ready to run on one core, and how much of it is quantized."""
-    calibration = None if passes == LOSSLESS else "random{n=4}"
-    result = optimize(
-        model, passes, calibration=calibration, target="onnxruntime-cpu", verify="off"
+@dataclass(frozen=True)
+class Row:
+    """A model at a batch size: what a run of it takes, in milliseconds."""
+
+    name: str
+    batch: int
+    layers: str
+    """How many of them are integers."""
+    given: float
+    simplified: float
+    made: float
+
+    def line(self) -> str:
+        parts = (self.simplified / self.given, self.made / self.given, self.made / self.simplified)
+        figures = (f"{self.given:.2f}", *(f"{part:.2f}" for part in parts))
+        return f"| {' | '.join((self.name, str(self.batch), self.layers, *figures))} |"
+
+
+def variants(path: Path, options: str) -> tuple[list[ir.Model], str]:
+    """The model as it is, simplified, and for a CPU; and how much of it is integers."""
+    given = graphopt.load(path)
+    samples = random_samples(given, path.stem)
+    simplified = graphopt.optimize(path, "lossless", target=TARGET, verify="off").model
+    passes = f"lossless,quantize{{{options}}}"
+    made = graphopt.optimize(
+        path, passes, calibration=samples, target=TARGET, verify="off", latency=False
     )
-    path = Path(folder) / "model.onnx"
-    save(result.model, path)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    details = result.report.steps[-1].details
+    details = made.report.steps[-1].details
     layers = len(details.get("quantized", ()))
     told = f"{layers} of {layers + len(details.get('float', ()))}"
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]), told
+    return [given, simplified, made.model], told
 
 
-def feed_of(session: ort.InferenceSession, batch: int, size: int) -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(0)
-    feed = {}
-    for value in session.get_inputs():
-        free = [batch, *[size] * (len(value.shape) - 1)]
-        shape = [n if isinstance(n, int) and n > 0 else free[i] for i, n in enumerate(value.shape)]
-        feed[value.name] = generator.standard_normal(shape).astype(np.float32)
-    return feed
-
-
-def compare(
-    sessions: list[ort.InferenceSession], feed: dict[str, np.ndarray], seconds: float
-) -> list[float]:
-    """The median milliseconds of a run of each."""
+def medians(models: Sequence[ir.Model], feed: Feed, seconds: float) -> list[float]:
+    """The milliseconds of a run of each."""
+    sessions = [Session(model, optimize=True, threads=1) for model in models]
     times: list[list[float]] = [[] for _ in sessions]
     end = time.perf_counter() + seconds
     while len(times[0]) < LEAST_RUNS or time.perf_counter() < end:
         for session, taken in zip(sessions, times, strict=True):
             start = time.perf_counter()
-            session.run(None, feed)
+            session.run(feed)
             taken.append(1e3 * (time.perf_counter() - start))
     return [float(np.median(taken)) for taken in times]
 
 
+def rows(path: Path, sizes: Sequence[int], options: str, seconds: float) -> Iterator[Row]:
+    """A row for each batch size that the model takes."""
+    models, layers = variants(path, options)
+    specs = input_specs(models[0])
+    sample = next(iter(random_samples(models[0], path.stem)))
+    measured: set[int] = set()
+    for wanted in sizes:
+        feed, size = next(batches([sample] * wanted, specs, wanted))
+        if size not in measured:
+            measured.add(size)
+            yield Row(path.stem, size, layers, *medians(models, feed, seconds))
+
+
+def page(lines: Sequence[str]) -> str:
+    """The lines with what they say, for docs."""
+    return "\n".join(
+        (
+            "# For a CPU",
+            "",
+            f"Made by `tools/bench_cpu.py` in one run, with ONNX Runtime {ort.__version__} on one "
+            f"core ({platform.machine()}, with",
+            "AVX-512 VNNI). Each model takes turns as it is, simplified (`lossless`), and with",
+            "`lossless,quantize --target onnxruntime-cpu`, which leaves float what would be slower "
+            "in integers",
+            "(`keep-blocked` makes that faster where it can). Medians; of the time of the model as "
+            "it is, and of that",
+            "of the simplified one.",
+            "",
+            *lines,
+            "",
+        )
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("models", nargs="+")
+    parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--size", type=int, default=224, help="of free axes other than the first")
     parser.add_argument("--islands", action="store_true", help="quantize what is slower so, too")
     parser.add_argument("--seconds", type=float, default=5, help="for each model and batch")
+    parser.add_argument("--markdown", type=Path, metavar="FILE")
     given = parser.parse_args()
-    options = PLAIN + (",islands=true" if given.islands else "")
-    print("| model | batch | layers in integers | float ms | quantized ms | of the time |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for model in given.models:
-        with tempfile.TemporaryDirectory() as folder:
-            plain, _ = session(model, LOSSLESS, folder)
-            quantized, layers = session(model, f"{LOSSLESS},quantize{{{options}}}", folder)
-        for batch in given.batch:
-            feed = feed_of(plain, batch, given.size)
-            floating, integer = compare([plain, quantized], feed, given.seconds)
-            print(
-                f"| {Path(model).stem} | {batch} | {layers} | {floating:.2f} | {integer:.2f} "
-                f"| {integer / floating:.2f} |",
-                flush=True,
-            )
+    lines = [f"| {' | '.join(HEAD)} |", "| --- " * len(HEAD) + "|"]
+    print(*lines, sep="\n")
+    for path in given.models:
+        options = PLAIN + (",islands=true" if given.islands else "")
+        for row in rows(path, given.batch, options, given.seconds):
+            lines.append(row.line())
+            print(lines[-1], flush=True)
+    if given.markdown is not None:
+        given.markdown.write_text(page(lines))
 
 
 if __name__ == "__main__":

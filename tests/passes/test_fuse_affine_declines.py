@@ -239,3 +239,22 @@ def test_a_convolution_outside_of_the_branch() -> None:
         weight(4, 3, 3, 3),
     )
     assert declined(outcome, "the node before it is in another graph")
+
+
+@pytest.mark.parametrize(
+    ("gate", "factor", "stays"),
+    [("Erf", 0.5, True), ("Tanh", 0.5, True), ("Erf", 0.25, False), ("Sigmoid", 0.5, False)],
+)
+def test_a_half_that_makes_gelu(gate: str, factor: float, stays: bool) -> None:
+    """ONNX Runtime has one kernel for all of it."""
+    outcome = fuse(
+        f"{head(17)} g (float[N, 4] x) => (float[N, 5] y) <float one = {{1}}, "
+        f"float f = {{{factor}}}> {{ e = {gate} (x) \n a = Add (e, one) \n p = Mul (x, a) \n "
+        "h = Mul (p, f) \n y = MatMul (h, w) }",
+        weight(4, 5),
+    )
+    assert outcome.operators == [gate, "Add", "Mul", *(["Mul"] if stays else []), "MatMul"]
+    if stays:
+        assert declined(outcome, "it is a part of Gelu, which runtimes compute in one")
+    x = np.random.default_rng(4).standard_normal((3, 4)).astype(np.float32)
+    assert outcome.agrees({"x": x}, rtol=1e-5, atol=1e-6)

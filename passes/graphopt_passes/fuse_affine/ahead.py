@@ -34,6 +34,8 @@ def fold_ahead(node: ir.Node, at: Rewriter, max_growth: int) -> bool:
     step = step_of(before, at)
     if step is None or not _fits(step, host, at):
         return False
+    if _halves_gelu(step, at):
+        raise DeclinedError("it is a part of Gelu, which runtimes compute in one")
     if node.op_type == NORM:
         return _fold_into_norm(step, host, at)
     if step.is_scale or _takes_shift(host, at):
@@ -47,6 +49,20 @@ def fold_ahead(node: ir.Node, at: Rewriter, max_growth: int) -> bool:
 
 def _is_transposed(node: ir.Node) -> bool:
     return node.op_type == "Gemm" and bool(node.attributes.get_int("transA", 0))
+
+
+def _halves_gelu(step: Step, at: Rewriter) -> bool:
+    """Whether it is the last factor of x * (1 + erf(...)) * 0.5, or of the same with tanh."""
+    product = at.before(step.node, step.data, "Mul")
+    if product is None or not step.is_scale or not at.is_number(step.constant, 0.5):
+        return False
+    gates = [at.before(product, index, "Add") for index in (0, 1)]
+    return any(
+        at.before(gate, index, "Erf", "Tanh") is not None
+        for gate in gates
+        if gate is not None
+        for index in (0, 1)
+    )
 
 
 def _fits(step: Step, host: Host, at: Rewriter) -> bool:
