@@ -283,3 +283,55 @@ def test_a_second_run_changes_nothing() -> None:
 def test_fp8_is_refused_with_the_reason() -> None:
     with pytest.raises(GraphoptError, match=r"fp8 is not for .*'onnxruntime-cpu': .* garble fp8"):
         cpu(net(f"y = {CONV}(x, w)", w=W), format="fp8")
+
+
+GELU = (
+    "c = Conv(x, w) s = Div(c, root) e = Erf(s) a = Add(e, one) p = Mul(c, a) h = Mul(p, half) "
+    "y = Conv(h, v)"
+)
+
+
+def spelled_gelu(opset: int = 17) -> ir.Model:
+    numbers = {"root": 2**0.5, "one": 1.0, "half": 0.5}
+    constants = {name: np.array(number, np.float32) for name, number in numbers.items()}
+    return net(GELU, opset=opset, w=(16, 4, 1, 1), v=(4, 16, 1, 1), **constants)
+
+
+def test_a_gelu_behind_a_conv_is_one_operator() -> None:
+    """Spelled out, ONNX Runtime dequantizes for each of its readers, and fuses nothing."""
+    model = spelled_gelu()
+    result = cpu(model, canonicalize=True)
+    assert [node.op_type for node in result.model.graph].count("Gelu") == 1
+    assert not any(node.op_type == "Erf" for node in result.model.graph)
+    assert result.model.opset_imports[""] == 20
+    assert "1 x Gelu in one operator, of opset 20" in result.notes
+    expected, off, on = both(model, result.model)
+    assert decibels(expected, off) > 30
+    assert decibels(expected, on) > 30
+
+
+def test_a_gelu_of_a_model_that_cannot_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise GraphoptError("no conversion")
+
+    monkeypatch.setattr("graphopt_passes.quantize.canonical.set_opset", refuse)
+    result = cpu(spelled_gelu(), canonicalize=True)
+    assert any(node.op_type == "Erf" for node in result.model.graph)
+    note = "Gelu stays spelled out, which is slower in integers: no conversion"
+    assert note in result.notes
+
+
+def test_a_gelu_elsewhere_keeps_its_opset() -> None:
+    """Behind a product ONNX Runtime finds it, for that gives floats; and for TensorRT, always."""
+    model = net(
+        GELU.replace("Conv", "MatMul"),
+        "float[N, 4] x",
+        "float[N, M] y",
+        w=(4, 16),
+        v=(16, 4),
+        root=np.array(2**0.5, np.float32),
+        one=np.array(1, np.float32),
+        half=np.array(0.5, np.float32),
+    )
+    assert cpu(model, canonicalize=True).model.opset_imports[""] == 17
+    assert quantize(spelled_gelu(), canonicalize=True).model.opset_imports[""] == 17

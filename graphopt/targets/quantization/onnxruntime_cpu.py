@@ -105,6 +105,7 @@ _RULES = QuantizationRules(
     # 0.7 times as fast as it was.
     gates=frozenset({"HardSigmoid"}),
     spelled=frozenset({"HardSwish"}),
+    gelu_opset=20,
     clamps=frozenset({"Clip", "Relu"}),
     pairs_behind_movers=True,
     # WeightBiasQuantization, in every build of 1.32 and with no option of its own to turn it off.

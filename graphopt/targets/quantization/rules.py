@@ -82,6 +82,8 @@ class QuantizationRules:
         gates: those of the followers that are clipped straight lines, HardSigmoid, and are written
             as an addition and a Clip.
         spelled: operators that are x * HardSigmoid(x), and are written so first.
+        gelu_opset: to which opset a model is raised for one operator in place of a Gelu that is
+            spelled out between pairs; 0 if it is found there anyway.
         clamps: activations that a kernel with an integer output takes in, if the range of the
             output begins at 0: the pair stands behind them.
         pairs_behind_movers: whether a mover has a pair of the same scale behind it as well, since
@@ -114,6 +116,7 @@ class QuantizationRules:
     followers: frozenset[str] = frozenset()
     gates: frozenset[str] = frozenset()
     spelled: frozenset[str] = frozenset()
+    gelu_opset: int = 0
     clamps: frozenset[str] = frozenset()
     pairs_behind_movers: bool = False
     whole_products: bool = False

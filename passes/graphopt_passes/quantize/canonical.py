@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from graphopt.ir import default_opset
+from graphopt.errors import GraphoptError
+from graphopt.ir import default_opset, is_standard
 from graphopt.pipeline.base import PassContext
 from graphopt.pipeline.runner import run
 from graphopt.pipeline.text import parse
 from graphopt.quantization import get_format
-from graphopt.targets.quantization import Numbers
+from graphopt.targets.quantization import Numbers, QuantizationRules
 from graphopt_passes.set_opset.conversion import set_opset
 
 PIPELINE = "lossless"
@@ -24,6 +25,32 @@ def canonicalize(model: ir.Model, context: PassContext) -> tuple[ir.Model, tuple
         return model, ()
     before, after = result.steps[0].nodes_before, result.steps[-1].nodes_after
     return result.model, (f"simplified and fused it first: {before} -> {after} nodes",)
+
+
+def with_gelu(
+    model: ir.Model, rules: QuantizationRules, context: PassContext
+) -> tuple[ir.Model, tuple[str, ...]]:
+    """`model` with Gelu in place of what spells it out behind a Conv, as another model, and notes.
+
+    The Conv gives integers, of which the runtime makes floats for each reader by itself, and so
+    does not see any more that they read the same.
+    """
+    erfs = [node for node in model.graph if is_standard(node, "Erf") and _is_behind_conv(node)]
+    if not rules.gelu_opset or not erfs:
+        return model, ()
+    try:
+        model, _ = lifted(model, context, rules.gelu_opset)
+    except GraphoptError as error:
+        return model, (f"Gelu stays spelled out, which is slower in integers: {error}",)
+    fused, _ = canonicalize(model, context)
+    return fused, (f"{len(erfs)} x Gelu in one operator, of opset {default_opset(fused)}",)
+
+
+def _is_behind_conv(erf: ir.Node) -> bool:
+    """Whether what is scaled for `erf` is made by a Conv."""
+    scaling = erf.inputs[0].producer() if erf.inputs[0] is not None else None
+    sources = [] if scaling is None else [v.producer() for v in scaling.inputs if v is not None]
+    return any(is_standard(node, "Conv") for node in sources if node is not None)
 
 
 def finish(model: ir.Model, context: PassContext) -> tuple[ir.Model, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from graphopt.pipeline.base import PassContext, PassResult
 from graphopt.targets.quantization import QuantizationRules, quantization_rules
 from graphopt_passes.equalize.implementation import equalize, summary
 from graphopt_passes.quantize import telling
-from graphopt_passes.quantize.canonical import canonicalize, finish, lifted, needed_opset
+from graphopt_passes.quantize.canonical import canonicalize, finish, lifted, needed_opset, with_gelu
 from graphopt_passes.quantize.choice import choose_floating, measures, parts
 from graphopt_passes.quantize.existing import quantized_already
 from graphopt_passes.quantize.gates import spelled_out
@@ -85,6 +85,8 @@ def _prepared(
     notes: tuple[str, ...] = ()
     if options.canonicalize and quantized_already(model) is None:
         model, notes = canonicalize(model, context)
+        model, more = with_gelu(model, rules, context)
+        notes += more
     model, more = lifted(model, context, needed_opset(model, rules.numbers))
     notes += more
     if rules.whole_products:
