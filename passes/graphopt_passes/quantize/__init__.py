@@ -20,9 +20,9 @@ class Quantize(Pass):
     each tensor, from the calibration samples. All that the target would not compute in integers
     stays float: for TensorRT also biases, and what a layer gives. ONNX Runtime on a CPU wants both
     in integers, and computes additions and pooling between layers in integers too. An opset that
-    lacks the operators or their types is raised; on a CPU also for Gelu behind a Conv, and what stays
-    float is written as its kernels want it (`keep-blocked`). A model that is quantized in part keeps its pairs
-    as they are and gets those that are missing.
+    lacks the operators or their types is raised; for a CPU also for Gelu behind a Conv, and what
+    stays float is written as its kernels want it (`keep-blocked`). A model that is quantized in
+    part keeps its pairs as they are and gets those that are missing.
 
     Attributes:
         format: what data becomes: int8, symmetric, for TensorRT; uint8 with a zero point for ONNX
