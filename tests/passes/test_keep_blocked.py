@@ -31,7 +31,7 @@ def squeeze_and_excite(
     opset: int = 17,
     target: str = CPU,
 ) -> Outcome:
-    """Of what a Conv makes of an image `x` of 3 channels; another Conv reads it."""
+    """Of what a Conv makes of an image `x` of 3 channels; another Conv reads it. Unpadded."""
     weights = {
         "w": (channels, 3, 3, 3),
         "s": (squeezed, channels, 1, 1),
@@ -48,7 +48,7 @@ def squeeze_and_excite(
         "a = Conv <pads = [1, 1, 1, 1]> (x, w) m = Relu (a) p = GlobalAveragePool (m) "
         f"r = Conv (p, s) q = Relu (r) b = Conv (q, e) g = {excite} z = {gated} y = Conv (z, o) }}"
     )
-    return apply(KeepBlocked(), source, both(*edits), target=target)
+    return apply(KeepBlocked(pad=False), source, both(*edits), target=target)
 
 
 def image(batch: int = 2) -> dict[str, np.ndarray]:
