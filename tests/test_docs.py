@@ -24,7 +24,7 @@ PAGE = (ROOT / "docs" / "rewrites.md").read_text()
 # All options that make a pass do more than it does by default, or that it demands.
 OPTIONS = {"fuse-gemm": {"merge_parallel": True}, "set-opset": {"version": 17}}
 
-# Of the passes that are not made of rules alone; `test_names_of_passes_without_rules` looks for them.
+# Of the passes that do more than rules; `test_names_of_passes_without_rules` looks for them.
 OTHERS = {
     "inline": {"function", "if", "loop"},
     "fold-constants": {
