@@ -10,7 +10,7 @@ _ACTIVATIONS = ("HardSigmoid", "HardSwish", "Relu", "Sigmoid", "Tanh")
 _POOLS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool")
 _HOPS = 4
 """So many operators behind a Conv are looked through: an activation, spelled out, and a pool."""
-_REORDERED = 4
+REORDERED = 4
 """What the channels of an image are a multiple of that can be brought into blocks."""
 
 
@@ -20,10 +20,10 @@ def is_blocked(value: ir.Value | None, at: Rewriter, hops: int = _HOPS) -> bool:
     if node is None or hops == 0:
         return False
     if at.is_op(node, "Conv"):
-        return _has_kernel(node, at)
+        return has_kernel(node, at)
     if at.is_op(node, "Clip"):  # only as a part of the Conv
         conv = at.before(node, 0, "Conv")
-        return conv is not None and _has_kernel(conv, at)
+        return conv is not None and has_kernel(conv, at)
     if at.is_op(node, *_ACTIVATIONS):
         return is_blocked(node.inputs[0], at, hops - 1)
     if at.is_op(node, *_POOLS):
@@ -43,7 +43,7 @@ def fills_blocks(value: ir.Value | None, at: Rewriter) -> bool:
     return isinstance(channels, int) and channels % at.context.target.blocked_channels == 0
 
 
-def _has_kernel(conv: ir.Node, at: Rewriter) -> bool:
+def has_kernel(conv: ir.Node, at: Rewriter) -> bool:
     """Whether there is a blocked kernel for a Conv of this many channels."""
     weight, block = at.dims(conv.inputs[1]), at.context.target.blocked_channels
     if at.dtype(conv.inputs[1]) != ir.DataType.FLOAT or weight is None or len(weight) != 4:
@@ -55,7 +55,7 @@ def _has_kernel(conv: ir.Node, at: Rewriter) -> bool:
     if not isinstance(outputs, int) or not isinstance(inputs, int):
         return False
     if groups == 1:
-        return inputs < block or inputs % _REORDERED == 0
+        return inputs < block or inputs % REORDERED == 0
     if inputs == 1 and outputs == groups:
-        return outputs % _REORDERED == 0
+        return outputs % REORDERED == 0
     return inputs % block == 0 and outputs // groups % block == 0

@@ -62,7 +62,7 @@ def finish(model: ir.Model, context: PassContext) -> tuple[ir.Model, tuple[str, 
         return model, ()
     counts = result.steps[0].rewrites
     told = ", ".join(f"{count} x {name}" for name, count in sorted(counts.items()))
-    return result.model, (f"{FINISH}, for what is float: {told}",)
+    return result.model, (f"{FINISH}, for what is float: {told}", *result.steps[0].notes)
 
 
 def needed_opset(model: ir.Model, numbers: Numbers) -> int:
