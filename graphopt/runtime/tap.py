@@ -14,6 +14,10 @@ from graphopt.progress import Progress, Quiet
 from graphopt.runtime.session import Session
 
 
+class NotFiniteError(GraphoptError):
+    """A tensor takes NaN or an infinite value on the samples."""
+
+
 def tapped(model: ir.Model, names: Iterable[str]) -> ir.Model:
     """A copy of `model` (sharing weights) whose outputs are exactly the values `names`.
 
@@ -69,9 +73,9 @@ def tap(
 
 
 def require_finite(name: str, array: np.ndarray[Any, Any]) -> None:
-    """Raises GraphoptError if the values of tensor `name` are not all finite numbers."""
+    """Raises NotFiniteError if the values of tensor `name` are not all finite numbers."""
     if not np.isfinite(array).all():
-        raise GraphoptError(
+        raise NotFiniteError(
             "takes NaN or an infinite value on the calibration data",
             where=f"tensor '{name}'",
             fix="check the data and the model",

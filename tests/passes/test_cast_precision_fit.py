@@ -213,15 +213,28 @@ def test_the_bias_of_an_add_that_stays_fp32_is_left() -> None:
     np.testing.assert_array_equal(weights(result.model)["b"], SMALL)
 
 
-def test_what_is_infinite_inside_only_goes_without_a_fit() -> None:
-    body = """l = Log (x) h = Gemm <transB = 1> (l, w, b) s = Sigmoid (h)
-        g = Gemm <transB = 1> (x, v, b) y = Add (s, g)"""
-    constants = {"w": np.abs(weight(8, 32)), "v": weight(8, 32, seed=1), "b": SMALL}
+INFINITE = {
+    "what it reads": "l = Log (x) h = Gemm <transB = 1> (l, w, b) s = Sigmoid (h)",
+    "what it gives": "h = Gemm <transB = 1> (x, w, infinite) s = Sigmoid (h)",
+}
+
+
+@pytest.mark.parametrize("what", INFINITE)
+def test_a_layer_that_is_infinite_inside_is_left_and_the_others_are_fitted(what: str) -> None:
+    body = f"{INFINITE[what]} g = Gemm <transB = 1> (x, v, c) y = Add (s, g)"
+    first = {"w": np.abs(weight(8, 32)), "b": SMALL, "infinite": np.full(8, -np.inf, np.float32)}
+    second = {"v": weight(8, 32, seed=1), "c": normal(8, seed=2)}
     data = integers(64, 32)
-    data[:, 3] = 0
-    result = run(proto(body, **VECTORS, **constants), data, min_sqnr=65)
+    data[:, 3] = 0  # its logarithm is infinite
+    result = run(proto(body, **VECTORS, **first, **second), data, min_sqnr=65)
     assert ratio(result) > 65
-    assert any("takes NaN or an infinite value" in note for note in result.notes)
+    assert result.rewrites["fitted-weight"] == 1
+    changed = weights(result.model)
+    np.testing.assert_array_equal(changed["w"], first["w"].astype(np.float16))
+    assert any((changed[name] != array.astype(np.float16)).any() for name, array in second.items())
+    (note,) = [note for note in result.notes if "NaN or infinite on the samples" in note]
+    assert note.startswith("1 with the nearest weights")
+    assert note.endswith(": Gemm 'h'")
 
 
 def test_the_same_samples_give_the_same_bytes() -> None:
