@@ -10,38 +10,15 @@ import onnx_ir as ir
 
 from graphopt.data.feeds import Feed, Samples, batch_count, batches, input_specs
 from graphopt.errors import GraphoptError
+from graphopt.ir import tapped
 from graphopt.progress import Progress, Quiet
 from graphopt.runtime.session import Session
+
+__all__ = ["NotFiniteError", "observed_shapes", "require_finite", "run_all", "tap", "tapped"]
 
 
 class NotFiniteError(GraphoptError):
     """A tensor takes NaN or an infinite value on the samples."""
-
-
-def tapped(model: ir.Model, names: Iterable[str]) -> ir.Model:
-    """A copy of `model` (sharing weights) whose outputs are exactly the values `names`.
-
-    Nodes that those values do not need are left out. Values are of the main graph: inputs,
-    outputs of nodes, or initializers.
-    """
-    copy = model.clone()
-    retarget(copy, names)
-    return copy
-
-
-def retarget(model: ir.Model, names: Iterable[str]) -> None:
-    """Makes the values `names` the outputs of `model`; see `tapped`."""
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
-
-    values = ir.convenience.create_value_mapping(model.graph)
-    outputs = []
-    for name in dict.fromkeys(names):
-        if name not in values:
-            raise GraphoptError(f"there is no value '{name}' in the main graph")
-        outputs.append(values[name])
-    model.graph.outputs.clear()
-    model.graph.outputs.extend(outputs)
-    RemoveUnusedNodesPass()(model)
 
 
 def tap(

@@ -19,6 +19,7 @@ from graphopt.data.samples import open_samples
 from graphopt.ir import check
 from graphopt.pipeline.base import PassContext, PassResult
 from graphopt_passes.cast_precision import CastPrecision
+from graphopt_passes.cast_precision.low import LOW_TYPES, LowType
 from graphopt_passes.cast_precision.simulate import Fidelity, Simulator
 
 
@@ -126,6 +127,23 @@ def test_a_weight_of_a_constant_node_is_fitted_in_its_place() -> None:
     assert ratio(result) == ratio(same) > 65
     assert [n.op_type for n in result.model.graph].count("Constant") == 1
     assert result.details["weight_bytes_after"] * 2 == result.details["weight_bytes_before"]
+
+
+@pytest.mark.parametrize("low", LOW_TYPES.values(), ids=LOW_TYPES)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_what_rounding_costs_is_what_it_costs_number_by_number(low: LowType, dtype: type) -> None:
+    """Infinite numbers and those beyond the type do not count, least ones do."""
+    array = normal(200_000).astype(dtype) * dtype(2)
+    array[:4] = np.inf, -np.inf, 1e-7, np.finfo(dtype).max
+    array[70_000:140_000] = np.inf
+    found = low.loss(array)
+    finite = array[np.isfinite(array)].astype(np.float64)
+    assert (found.low, found.high) == (finite.min(), finite.max())
+    held = finite[np.abs(finite) <= low.largest]
+    error = held - low.round(held).astype(np.float64)
+    assert found.signal == pytest.approx(np.square(held).sum(), rel=1e-12)
+    assert found.noise == pytest.approx(np.square(error).sum(), rel=1e-12)
+    assert (found.noise > 0) == (dtype != np.float16 or low.name == "bf16")
 
 
 def test_nearest_weights_on_request_and_where_they_do() -> None:
