@@ -18,7 +18,7 @@ from graphopt.calibration.histogram import Histogram
 from graphopt.calibration.positions import Positions
 from graphopt.data.feeds import Feed
 from graphopt.ir import Names, add_initializer
-from graphopt.runtime.tap import retarget
+from graphopt.runtime.tap import tapped
 
 LEAST_OPSET = 10
 """Of Slice with a step."""
@@ -63,7 +63,7 @@ def sketched(
         positions: those in one sample of what is summed up: float32, the batch outermost; along
             three axes, feature maps [N, C, H, W].
     """
-    copy = model.clone()
+    copy = tapped(model, names)
     values = ir.convenience.create_value_mapping(copy.graph)
     writer = _Writer(copy)
     # ONNX Runtime starts at the last node that none reads and runs what that needs. So what reads
@@ -76,7 +76,9 @@ def sketched(
     outputs = [
         output for name in names for output in (found[name].names if name in found else (name,))
     ]
-    retarget(copy, outputs)
+    values = ir.convenience.create_value_mapping(copy.graph, include_subgraphs=False)
+    copy.graph.outputs.clear()
+    copy.graph.outputs.extend(values[name] for name in dict.fromkeys(outputs))
     return copy, found
 
 

@@ -11,6 +11,7 @@ from graphopt.ir.edit import (
     take_over,
 )
 from graphopt.ir.external import weight_bytes
+from graphopt.ir.extraction import stretch, tapped
 from graphopt.ir.graphsurgeon import to_graphsurgeon
 from graphopt.ir.loading import ModelSource, load, model_files, sha256
 from graphopt.ir.query import (
@@ -63,8 +64,10 @@ __all__ = [
     "sha256",
     "sole_use",
     "static_shape",
+    "stretch",
     "subgraphs",
     "take_over",
+    "tapped",
     "to_graphsurgeon",
     "walk",
     "weight_bytes",

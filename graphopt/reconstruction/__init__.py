@@ -14,7 +14,7 @@ from graphopt.reconstruction.moments import RIDGE, Moments
 from graphopt.reconstruction.refitting import Refit, enough_rows
 from graphopt.reconstruction.rounding import round_to_type, round_weights
 from graphopt.reconstruction.sides import MAX_INPUTS, SideBySide
-from graphopt.reconstruction.stream import Stream, needed_from, stretch
+from graphopt.reconstruction.stream import Stream, needed_from
 
 __all__ = [
     "MAX_INPUTS",
@@ -40,5 +40,4 @@ __all__ = [
     "round_to_type",
     "round_weights",
     "set_constant",
-    "stretch",
 ]

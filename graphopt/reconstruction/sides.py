@@ -98,7 +98,8 @@ class SideBySide:
             number: decides which rows are drawn.
 
         Raises:
-            GraphoptError: if what it reads or gives is NaN or infinite somewhere.
+            NotFiniteError: if what it reads or gives is NaN or infinite somewhere; other layers
+                can be asked for then.
         """
         name = str(twin.outputs[0].name)
         groups, inputs, outputs = layer.shape

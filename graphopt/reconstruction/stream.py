@@ -7,14 +7,13 @@ where it did not is run again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.data.feeds import Feed
-from graphopt.ir import is_standard, main_inputs, subgraphs
+from graphopt.ir import is_standard, main_inputs, stretch, subgraphs
 from graphopt.runtime.session import Session
 
 
@@ -179,36 +178,3 @@ def _reads(node: ir.Node) -> Iterator[str | None]:
         yield from (value.name for value in graph.outputs)
         for inner in graph:
             yield from _reads(inner)
-
-
-def stretch(
-    model: ir.Model,
-    known: Sequence[str],
-    wanted: Sequence[str],
-    types: Mapping[str, ir.TypeProtocol] = MappingProxyType({}),
-) -> ir.Model:
-    """A copy of `model` (sharing weights) from the values `known` to the values `wanted`.
-
-    Args:
-        types: those of known values; of others, what the model states.
-    """
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
-
-    copy = model.clone()
-    graph = copy.graph
-    values = ir.convenience.create_value_mapping(graph)
-    for name in known:
-        old = values[name]
-        if old.is_graph_input():
-            continue
-        old.name = f"{name} (computed)"
-        given = ir.Value(name=name, type=types.get(name, old.type))
-        old.replace_all_uses_with(given, replace_graph_outputs=True)
-        graph.inputs.append(given)
-        values[name] = given
-    graph.outputs.clear()
-    graph.outputs.extend(values[name] for name in wanted)
-    RemoveUnusedNodesPass()(copy)
-    for value in [v for v in graph.inputs if not v.uses() and not v.is_graph_output()]:
-        graph.inputs.remove(value)
-    return copy

@@ -10,34 +10,15 @@ import onnx_ir as ir
 
 from graphopt.data.feeds import Feed, Samples, batch_count, batches, input_specs
 from graphopt.errors import GraphoptError
+from graphopt.ir import tapped
 from graphopt.progress import Progress, Quiet
 from graphopt.runtime.session import Session
 
-
-def tapped(model: ir.Model, names: Iterable[str]) -> ir.Model:
-    """A copy of `model` (sharing weights) whose outputs are exactly the values `names`.
-
-    Nodes that those values do not need are left out. Values are of the main graph: inputs,
-    outputs of nodes, or initializers.
-    """
-    copy = model.clone()
-    retarget(copy, names)
-    return copy
+__all__ = ["NotFiniteError", "observed_shapes", "require_finite", "run_all", "tap", "tapped"]
 
 
-def retarget(model: ir.Model, names: Iterable[str]) -> None:
-    """Makes the values `names` the outputs of `model`; see `tapped`."""
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
-
-    values = ir.convenience.create_value_mapping(model.graph)
-    outputs = []
-    for name in dict.fromkeys(names):
-        if name not in values:
-            raise GraphoptError(f"there is no value '{name}' in the main graph")
-        outputs.append(values[name])
-    model.graph.outputs.clear()
-    model.graph.outputs.extend(outputs)
-    RemoveUnusedNodesPass()(model)
+class NotFiniteError(GraphoptError):
+    """A tensor takes NaN or an infinite value on the samples."""
 
 
 def tap(
@@ -69,9 +50,9 @@ def tap(
 
 
 def require_finite(name: str, array: np.ndarray[Any, Any]) -> None:
-    """Raises GraphoptError if the values of tensor `name` are not all finite numbers."""
+    """Raises NotFiniteError if the values of tensor `name` are not all finite numbers."""
     if not np.isfinite(array).all():
-        raise GraphoptError(
+        raise NotFiniteError(
             "takes NaN or an infinite value on the calibration data",
             where=f"tensor '{name}'",
             fix="check the data and the model",

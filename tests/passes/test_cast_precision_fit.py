@@ -19,6 +19,7 @@ from graphopt.data.samples import open_samples
 from graphopt.ir import check
 from graphopt.pipeline.base import PassContext, PassResult
 from graphopt_passes.cast_precision import CastPrecision
+from graphopt_passes.cast_precision.low import LOW_TYPES, LowType
 from graphopt_passes.cast_precision.simulate import Fidelity, Simulator
 
 
@@ -128,6 +129,23 @@ def test_a_weight_of_a_constant_node_is_fitted_in_its_place() -> None:
     assert result.details["weight_bytes_after"] * 2 == result.details["weight_bytes_before"]
 
 
+@pytest.mark.parametrize("low", LOW_TYPES.values(), ids=LOW_TYPES)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_what_rounding_costs_is_what_it_costs_number_by_number(low: LowType, dtype: type) -> None:
+    """Infinite numbers and those beyond the type do not count, least ones do."""
+    array = normal(200_000).astype(dtype) * dtype(2)
+    array[:4] = np.inf, -np.inf, 1e-7, np.finfo(dtype).max
+    array[70_000:140_000] = np.inf
+    found = low.loss(array)
+    finite = array[np.isfinite(array)].astype(np.float64)
+    assert (found.low, found.high) == (finite.min(), finite.max())
+    held = finite[np.abs(finite) <= low.largest]
+    error = held - low.round(held).astype(np.float64)
+    assert found.signal == pytest.approx(np.square(held).sum(), rel=1e-12)
+    assert found.noise == pytest.approx(np.square(error).sum(), rel=1e-12)
+    assert (found.noise > 0) == (dtype != np.float16 or low.name == "bf16")
+
+
 def test_nearest_weights_on_request_and_where_they_do() -> None:
     model, data = NETS["Gemm"]
     wanted = onnx.numpy_helper.to_array(model.graph.initializer[0]).astype(np.float16)
@@ -213,15 +231,28 @@ def test_the_bias_of_an_add_that_stays_fp32_is_left() -> None:
     np.testing.assert_array_equal(weights(result.model)["b"], SMALL)
 
 
-def test_what_is_infinite_inside_only_goes_without_a_fit() -> None:
-    body = """l = Log (x) h = Gemm <transB = 1> (l, w, b) s = Sigmoid (h)
-        g = Gemm <transB = 1> (x, v, b) y = Add (s, g)"""
-    constants = {"w": np.abs(weight(8, 32)), "v": weight(8, 32, seed=1), "b": SMALL}
+INFINITE = {
+    "what it reads": "l = Log (x) h = Gemm <transB = 1> (l, w, b) s = Sigmoid (h)",
+    "what it gives": "h = Gemm <transB = 1> (x, w, infinite) s = Sigmoid (h)",
+}
+
+
+@pytest.mark.parametrize("what", INFINITE)
+def test_a_layer_that_is_infinite_inside_is_left_and_the_others_are_fitted(what: str) -> None:
+    body = f"{INFINITE[what]} g = Gemm <transB = 1> (x, v, c) y = Add (s, g)"
+    first = {"w": np.abs(weight(8, 32)), "b": SMALL, "infinite": np.full(8, -np.inf, np.float32)}
+    second = {"v": weight(8, 32, seed=1), "c": normal(8, seed=2)}
     data = integers(64, 32)
-    data[:, 3] = 0
-    result = run(proto(body, **VECTORS, **constants), data, min_sqnr=65)
+    data[:, 3] = 0  # its logarithm is infinite
+    result = run(proto(body, **VECTORS, **first, **second), data, min_sqnr=65)
     assert ratio(result) > 65
-    assert any("takes NaN or an infinite value" in note for note in result.notes)
+    assert result.rewrites["fitted-weight"] == 1
+    changed = weights(result.model)
+    np.testing.assert_array_equal(changed["w"], first["w"].astype(np.float16))
+    assert any((changed[name] != array.astype(np.float16)).any() for name, array in second.items())
+    (note,) = [note for note in result.notes if "NaN or infinite on the samples" in note]
+    assert note.startswith("1 with the nearest weights")
+    assert note.endswith(": Gemm 'h'")
 
 
 def test_the_same_samples_give_the_same_bytes() -> None:

@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 Array = np.ndarray[Any, Any]
 
-CHUNK = 1 << 20
-"""How many elements are rounded at a time."""
+CHUNK = 1 << 16
+"""How many elements are rounded at a time: all that is made of them stays in the cache."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,19 @@ class LowType:
         """What rounding `array` of floats costs; infinite elements are numbers of the type."""
         low = high = signal = noise = 0.0
         for part in _chunks(array):
-            finite = part[np.isfinite(part)]
-            if not finite.size:
-                continue
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-            held = finite[np.abs(finite) <= self.largest].astype(np.float64)
-            rounded = self.round(held).astype(np.float64)
-            held, rounded = held[np.isfinite(rounded)], rounded[np.isfinite(rounded)]
+            least, greatest = float(part.min()), float(part.max())
+            if not math.isfinite(greatest - least):
+                part = part[np.isfinite(part)]
+                if not part.size:
+                    continue
+                least, greatest = float(part.min()), float(part.max())
+            low, high = min(low, least), max(high, greatest)
+            if max(-least, greatest) > self.largest:
+                part = part[np.abs(part) <= self.largest]
+            held = part.astype(np.float64)
+            error = held - self.round(part).astype(np.float64)
             signal += float(np.vdot(held, held))
-            noise += float(np.vdot(held - rounded, held - rounded))
+            noise += float(np.vdot(error, error))
         return Loss(low, high, signal, noise, array.size)
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.data.feeds import Feed, Samples
-from graphopt.errors import GraphoptError
 from graphopt.ir import Names, constant_array, is_standard
 from graphopt.progress import Progress
 from graphopt.reconstruction import (
@@ -31,6 +30,7 @@ from graphopt.reconstruction import (
     round_to_type,
     set_constant,
 )
+from graphopt.runtime.tap import NotFiniteError
 from graphopt_passes.cast_precision.decide import Decision
 from graphopt_passes.cast_precision.low import Array, LowType
 
@@ -66,12 +66,15 @@ class Fit:
             not measured.
         after: the same with the weights.
         reason: why there are none, though they were looked for.
+        not_finite: the layers that read or give NaN or infinite values: nothing can be fitted to
+            those, of which the outputs may show nothing.
     """
 
     weights: dict[ir.Node, LowWeight] = field(default_factory=dict)
     before: float | None = None
     after: float | None = None
     reason: str | None = None
+    not_finite: list[ir.Node] = field(default_factory=list)
 
     def apply(
         self, model: ir.Model, decision: Decision, twins: Mapping[ir.Node, ir.Node] | None = None
@@ -127,18 +130,21 @@ def refit(
         layer = _Layer(linear, twins[node], decision)
         try:
             evidence = sides.evidence(layer, node, number)
-        except GraphoptError as error:  # NaN or infinite inside, of which outputs may show nothing
-            return Fit(reason=str(error))
+        except NotFiniteError:
+            fit.not_finite.append(node)
+            continue
         choice = layer.choose(evidence)
         if choice is not None and choice.kept:
             stored = decision.low.round(choice.weight.matrix)  # exact, and a quarter of the size
             fit.weights[node] = replace(choice.weight, matrix=stored)
             write(names[1], node, choice.weight, twins)
     if not fit.weights:
-        return Fit(reason="no layer has others that are better on held-out samples")
+        reason = "no layer has others that are better on held-out samples"
+        return Fit(reason=reason, not_finite=fit.not_finite)
     after = judge(simulated, sides.held_out_feeds())
     if not after > before:
-        return Fit(reason="others are no better at the outputs on held-out samples")
+        reason = "others are no better at the outputs on held-out samples"
+        return Fit(reason=reason, not_finite=fit.not_finite)
     return replace(fit, before=before, after=after)
 
 

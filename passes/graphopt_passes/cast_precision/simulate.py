@@ -96,7 +96,8 @@ class Simulator:
         fitted = self.fidelity(decision)
         if fitted.finite and fitted.sqnr_db > nearest.sqnr_db:
             return fitted
-        self.fit = Fit(reason="others are better on held-out samples, but not on all of them")
+        reason = "others are better on held-out samples, but not on all of them"
+        self.fit = Fit(reason=reason, not_finite=self.fit.not_finite)
         return nearest
 
     def _refit(self, decision: Decision) -> None:

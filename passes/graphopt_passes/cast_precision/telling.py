@@ -24,12 +24,16 @@ _SILENT = MOVERS | {"Cast", "Shape", "Size", "Constant", "Range"}
 def left_rows(decision: Decision) -> list[dict[str, Any]]:
     """What stays fp32 and computes in it, with the reason."""
     return [
-        {"node": label(node), "op_type": node.op_type, "reason": reason}
+        {**_row(node), "reason": reason}
         for node in decision.signatures.nodes
         if (reason := decision.left.get(node)) is not None
         and decision.signatures.floats(node)
         and not is_standard(node, *_SILENT)
     ]
+
+
+def _row(node: ir.Node) -> dict[str, Any]:
+    return {"node": label(node), "op_type": node.op_type}
 
 
 def fp32_share(decision: Decision, costs: Mapping[ir.Node, NodeCost]) -> float | None:
@@ -61,15 +65,22 @@ def fit_row(fit: Fit, decision: Decision) -> dict[str, Any] | None:
 
 def notes_on_fit(fit: Fit, decision: Decision) -> list[str]:
     """What better weights came to, or why there are none."""
-    if fit.reason is not None:
-        return [f"weights are the nearest of the type: {fit.reason}"]
+    notes = []
     layers = fitted(fit, decision)
-    if not layers:
-        return []
-    return [
-        f"the weights of {layers} layers are rounded together: outputs keep "
-        f"{fit.before:.1f} -> {fit.after:.1f} dB on held-out samples"
-    ]
+    if fit.reason is not None:
+        notes.append(f"weights are the nearest of the type: {fit.reason}")
+    elif layers:
+        notes.append(
+            f"the weights of {layers} layers are rounded together: outputs keep "
+            f"{fit.before:.1f} -> {fit.after:.1f} dB on held-out samples"
+        )
+    left = [_row(node) for node in fit.not_finite if decision.is_low(node)]
+    if left:
+        notes.append(
+            f"{len(left)} with the nearest weights (NaN or infinite on the samples is what it "
+            f"reads or gives): {_listed(left)}"
+        )
+    return notes
 
 
 def notes_on(rows: list[dict[str, Any]], share: float | None) -> list[str]:

@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.data.feeds import Feed
+from graphopt.ir import stretch
 from graphopt.progress import Progress
-from graphopt.reconstruction import needed_from, stretch
+from graphopt.reconstruction import needed_from
 from graphopt.runtime.session import Session
 from graphopt_passes.prune_blocks.blocks import Block
 from graphopt_passes.prune_blocks.dropping import Array, drop, node_of

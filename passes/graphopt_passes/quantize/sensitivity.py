@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from graphopt.data.feeds import Feed, input_specs
-from graphopt.ir import constant_tensor, label, measure
+from graphopt.ir import constant_tensor, label, measure, stretch
 from graphopt.progress import Progress
-from graphopt.reconstruction import needed_from, stretch
+from graphopt.reconstruction import needed_from
 from graphopt.runtime.session import Session
 from graphopt.runtime.tap import observed_shapes
 from graphopt_passes.quantize.judge import Judge
