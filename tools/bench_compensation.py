@@ -159,16 +159,16 @@ def tables(runs: dict[str, Row]) -> str:
     return "\n".join(lines)
 
 
-def fill(page: str, text: str) -> str:
+def fill(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """`page` with `text` between its marks.
 
     Raises:
         ValueError: if it does not hold both, in order.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"no block between '{BEGIN}' and '{END}'")
+    before, opened, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (opened and closed):
+        raise ValueError(f"no block between '{begin}' and '{end}'")
     return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 

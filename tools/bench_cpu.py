@@ -65,17 +65,17 @@ def variants(path: Path, options: str) -> tuple[list[ir.Model], str]:
     return [given, simplified, made.model], told
 
 
-def medians(models: Sequence[ir.Model], feed: Feed, seconds: float) -> list[float]:
-    """The milliseconds of a run of each."""
+def times(models: Sequence[ir.Model], feed: Feed, seconds: float) -> list[list[float]]:
+    """The milliseconds of each run of each."""
     sessions = [Session(model, optimize=True, threads=1) for model in models]
-    times: list[list[float]] = [[] for _ in sessions]
+    taken: list[list[float]] = [[] for _ in sessions]
     end = time.perf_counter() + seconds
-    while len(times[0]) < LEAST_RUNS or time.perf_counter() < end:
-        for session, taken in zip(sessions, times, strict=True):
+    while len(taken[0]) < LEAST_RUNS or time.perf_counter() < end:
+        for session, row in zip(sessions, taken, strict=True):
             start = time.perf_counter()
             session.run(feed)
-            taken.append(1e3 * (time.perf_counter() - start))
-    return [float(np.median(taken)) for taken in times]
+            row.append(1e3 * (time.perf_counter() - start))
+    return taken
 
 
 def rows(path: Path, sizes: Sequence[int], options: str, seconds: float) -> Iterator[Row]:
@@ -88,7 +88,8 @@ def rows(path: Path, sizes: Sequence[int], options: str, seconds: float) -> Iter
         feed, size = next(batches([sample] * wanted, specs, wanted))
         if size not in measured:
             measured.add(size)
-            yield Row(path.stem, size, layers, *medians(models, feed, seconds))
+            taken = times(models, feed, seconds)
+            yield Row(path.stem, size, layers, *(float(np.median(row)) for row in taken))
 
 
 def page(lines: Sequence[str]) -> str:
