@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from graphopt.errors import GraphoptError, did_you_mean
+from graphopt.targets.pace import MLAS_PACE, Pace
 
 # R: the channel multiples that fill a tensor core ("Optimizing for Tensor Cores"; fp32 is TF32).
 _TENSOR_CORES: Mapping[str, int] = MappingProxyType(
@@ -88,6 +89,8 @@ class Target:
         alignment: by precision, what a channel count should be a multiple of; 1 where not listed.
         blocked_channels: how many channels of an image its float kernels keep side by side,
             from one layer to the next; 0 if they do not.
+        pace: how the time of a layer follows from its channels, where that is known and is not in
+            proportion to the multiply-accumulates.
         opsets: the least and the greatest opset of the default ONNX domain, where that is known.
         backends: the engine builders for it, the preferred one first; none where no engine exists.
         stand_in: a target to check a model with where this one cannot be built for.
@@ -108,6 +111,7 @@ class Target:
     data_formats: frozenset[str] = _INTEGERS | {"fp8"}
     alignment: Mapping[str, int] = field(default_factory=dict, hash=False)
     blocked_channels: int = 0
+    pace: Pace | None = None
     opsets: tuple[int, int] | None = None
     backends: tuple[str, ...] = ()
     stand_in: str | None = None
@@ -199,7 +203,7 @@ _TARGETS: Mapping[str, Target] = MappingProxyType(
     {
         target.name: target
         for target in (
-            Target("generic", "plain ONNX for any runtime", alignment=_MLAS),
+            Target("generic", "plain ONNX for any runtime", alignment=_MLAS, pace=MLAS_PACE),
             Target(
                 "tensorrt",
                 "TensorRT on whatever GPU this machine has",
@@ -260,6 +264,7 @@ _TARGETS: Mapping[str, Target] = MappingProxyType(
                 data_formats=_ORT_DATA,
                 alignment=_MLAS,
                 blocked_channels=_MLAS["fp32"],
+                pace=MLAS_PACE,
                 unwanted_operators=_ORT_UNWANTED,
             ),
         )

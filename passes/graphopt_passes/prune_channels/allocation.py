@@ -1,8 +1,9 @@
 """How many channels each group loses, so that a model gets to a cost with the least damage.
 
-Greedy: the next step is always the one with the least expected damage for what it saves. Damage
-is measured per group (see `sensitivity`), and only shared out within a group by the scores: those
-of different groups say nothing about one another.
+Greedy: the next step is always the one with the least expected damage for what it saves: in time,
+where the goal is one of MACs and the pace of the target is known. Damage is measured per group (see
+`sensitivity`), and only shared out within a group by the scores: those of different groups say
+nothing about one another.
 """
 
 from __future__ import annotations
@@ -168,13 +169,17 @@ def _take_back(
 def _move(
     budget: Budget, number: int, step: int, ladder: Ladder, curve: Array, lengths: Array
 ) -> tuple[float, float, Array]:
-    """Of the next step down a ladder: damage per saving, the saving, and the lengths after it."""
+    """Of the next step down a ladder: damage per time, the saving, and the lengths after it.
+
+    Without a pace, time is the saving.
+    """
     if step + 1 >= len(ladder.kept):
         return math.inf, 0.0, lengths
     lost = ladder.gone(step + 1) & ~ladder.gone(step)
     after = budget.without(number, lost.astype(np.float64), lengths)
     saved = budget.saved(number, lengths, after)
-    if saved <= 0:
+    time = budget.time_saved(number, lengths, after)
+    if saved <= 0 or time <= 0:
         return math.inf, 0.0, lengths
     damage = float(curve[step + 1] - curve[step])
-    return damage / saved, saved, after
+    return damage / time, saved, after

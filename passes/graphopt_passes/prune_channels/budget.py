@@ -1,14 +1,15 @@
 """What is left of a model's MACs, parameters or bytes after a cut, told without building it.
 
 The MACs of a layer are a product of lengths of axes, and so are the elements of a constant: each is
-a term, its amount in the uncut model times the share of each of its axes that stays.
+a term, its amount in the uncut model times the share of each of its axes that stays. Time is told
+alike, only that it is not in proportion to every axis: see `Pace`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from graphopt.ir import Cost, is_standard, measure
+from graphopt.targets import Pace
 from graphopt_passes.prune_channels.atoms import Labels
 from graphopt_passes.prune_channels.groups import Cut, Group
 from graphopt_passes.prune_channels.labelling import Labelling, Slot
@@ -24,6 +26,9 @@ from graphopt_passes.prune_channels.rules_sequence import RECURRENT
 
 Quantity: TypeAlias = Literal["macs", "params", "bytes"]
 Array: TypeAlias = "NDArray[Any]"
+
+MAPS = 4
+"""The axes of what a Conv over maps makes: a `Pace` is of such."""
 
 TITLES: dict[Quantity, str] = {"macs": "MACs", "params": "parameters", "bytes": "bytes of weights"}
 
@@ -69,12 +74,29 @@ def recurrent_parts(
         yield Fraction(size, sum(sizes)), axes
 
 
+def conv_time(pace: Pace, channels: Array) -> Array:
+    """The time of Convs that make so many channels, in that of a whole set of blocks.
+
+    Part of a block counts in proportion, so that every channel saves something.
+    """
+    edges = pace.block * np.arange(len(pace.sets) + 1)
+    sets, rest = np.divmod(channels, edges[-1])
+    return sets + np.interp(rest, edges, (0.0, *pace.sets))
+
+
 @dataclass(frozen=True)
 class _Term:
-    """Something that costs `amount`, and less by what its axes lose."""
+    """Something that costs `amount`, and less by what its axes lose.
+
+    Attributes:
+        slow: the time of one of it in the uncut model, in the unit of `Pace`.
+        made: the axis along which time goes by `conv_time`, and in how many groups.
+    """
 
     amount: int
     axes: tuple[int, ...]
+    slow: float = 1.0
+    made: tuple[int, int] | None = None
 
 
 class Budget:
@@ -87,9 +109,20 @@ class Budget:
     """
 
     def __init__(
-        self, model: ir.Model, found: Labelling, groups: list[Group], quantity: Quantity
+        self,
+        model: ir.Model,
+        found: Labelling,
+        groups: list[Group],
+        quantity: Quantity,
+        pace: Pace | None = None,
     ) -> None:
+        """Looks up what the model costs.
+
+        Args:
+            pace: of the target, for MACs; None where time is taken to be in proportion to them.
+        """
         self._found = found
+        self._pace = pace if quantity == "macs" else None
         self._axes: dict[bytes, int] = {}
         self._labels: list[Labels] = []
         cost = count_cost(model, found)
@@ -106,8 +139,14 @@ class Budget:
         self.full: Array = np.array([len(labels) for labels in self._labels], dtype=np.float64)
         """The length of each axis."""
         self._count_places(groups)
-        self._touching = [self._index(terms, set(axes)) for axes, _ in self._places]
-        self._all = self._index(terms, None)
+        touching = [
+            [term for term in terms if not set(axes).isdisjoint(term.axes)]
+            for axes, _ in self._places
+        ]
+        self._touching = [self._index(taken) for taken in touching]
+        self._all = self._index(terms)
+        self._made = list(dict.fromkeys(term.made for term in terms if term.made is not None))
+        self._timed = [self._index([self._in_time(term) for term in taken]) for taken in touching]
 
     def left(self, cut: Cut) -> int:
         """What the model costs after `cut`."""
@@ -125,6 +164,13 @@ class Budget:
         """By how much the cost falls from lengths `before` to `after`, which cut `group` alone."""
         terms = self._touching[group]
         return _total(*terms, before / self.full) - _total(*terms, after / self.full)
+
+    def time_saved(self, group: int, before: Array, after: Array) -> float:
+        """The same for the time, in the unit of `Pace`; without a pace for the cost again."""
+        if self._pace is None:
+            return self.saved(group, before, after)
+        terms = self._timed[group]
+        return _total(*terms, self._paced(before)) - _total(*terms, self._paced(after))
 
     def part(self, group: int, cut: Cut | None = None) -> int:
         """What the parts of the model that shrink with `group` cost, in all or after `cut`."""
@@ -144,8 +190,9 @@ class Budget:
             output = self._found.labels.get(str(node.outputs[0].name), [])
             axes: list[Labels] = []
             if is_standard(node, "Conv"):
-                axes = [*output, *kernel]
-            elif is_standard(node, "ConvTranspose"):
+                yield self._of_conv(node, count, output, kernel)
+                continue
+            if is_standard(node, "ConvTranspose"):
                 axes = [*data, *kernel]
             elif is_standard(node, "MatMul"):
                 axes = [*output, data[-1]] if data else []
@@ -158,6 +205,35 @@ class Budget:
                     yield self._term(round(part * count), axes)
                 continue
             yield self._term(count, axes)
+
+    def _of_conv(
+        self, node: ir.Node, count: int, output: list[Labels], kernel: list[Labels]
+    ) -> _Term:
+        term = self._term(count, [*output, *kernel])
+        if self._pace is None or not kernel or len(output) != MAPS:
+            return term
+        groups = node.attributes.get_int("group", 1)
+        width = len(output[1]) / groups
+        if groups > 1 and width == 1:
+            return replace(term, slow=self._pace.depthwise)
+        whole = self._pace.block * len(self._pace.sets)
+        slow = float(conv_time(self._pace, np.array(width))) * whole / width
+        axis = self._number(output[1])
+        return replace(term, slow=slow, made=None if axis is None else (axis, groups))
+
+    def _in_time(self, term: _Term) -> _Term:
+        """`term` as time, for the shares of `_paced`."""
+        axes = list(term.axes)
+        if term.made is not None:
+            axes[axes.index(term.made[0])] = len(self.full) + 1 + self._made.index(term.made)
+        return _Term(round(term.amount * term.slow), tuple(axes))
+
+    def _paced(self, lengths: Array) -> Array:
+        """The share of each axis that is left, 1, and the share of the time for each of `_made`."""
+        assert self._pace is not None
+        axes, groups = np.array(self._made, dtype=np.int64).reshape(-1, 2).T
+        now, whole = (conv_time(self._pace, each[axes] / groups) for each in (lengths, self.full))
+        return np.concatenate([lengths / self.full, [1.0], now / whole])
 
     def _operand(
         self, node: ir.Node, number: int, index: int, slots: Mapping[tuple[int, int], Slot]
@@ -209,16 +285,19 @@ class Budget:
 
     def _term(self, amount: int, axes: list[Labels]) -> _Term:
         """Only axes with free atoms matter; equal ones are one."""
-        numbers = []
-        for labels in axes:
-            roots = self._found.atoms.roots(labels)
-            if len(self._found.atoms.free(labels)):
-                key = np.ascontiguousarray(roots).tobytes()
-                if key not in self._axes:
-                    self._axes[key] = len(self._labels)
-                    self._labels.append(roots)
-                numbers.append(self._axes[key])
-        return _Term(amount, tuple(numbers))
+        numbers = map(self._number, axes)
+        return _Term(amount, tuple(number for number in numbers if number is not None))
+
+    def _number(self, labels: Labels) -> int | None:
+        """Of an axis; None if nothing on it is free."""
+        roots = self._found.atoms.roots(labels)
+        if not len(self._found.atoms.free(labels)):
+            return None
+        key = np.ascontiguousarray(roots).tobytes()
+        if key not in self._axes:
+            self._axes[key] = len(self._labels)
+            self._labels.append(roots)
+        return self._axes[key]
 
     def _count_places(self, groups: list[Group]) -> None:
         """How many positions of each axis an atom of a group takes: [axes of the group, atoms]."""
@@ -237,14 +316,13 @@ class Budget:
             for row, group in zip(rows, groups, strict=True)
         ]
 
-    def _index(self, terms: list[_Term], axes: set[int] | None) -> tuple[Array, Array]:
-        """Amounts and axes of those terms that have one of `axes`, as arrays for `_total`."""
-        taken = [term for term in terms if axes is None or axes & set(term.axes)]
-        most = max((len(term.axes) for term in taken), default=0)
-        index = np.full((len(taken), most), len(self._labels))
-        for row, term in zip(index, taken, strict=True):
+    def _index(self, terms: list[_Term]) -> tuple[Array, Array]:
+        """Amounts and axes of terms, as arrays for `_total`."""
+        most = max((len(term.axes) for term in terms), default=0)
+        index = np.full((len(terms), most), len(self._labels))
+        for row, term in zip(index, terms, strict=True):
             row[: len(term.axes)] = term.axes
-        return np.array([term.amount for term in taken], dtype=np.float64), index
+        return np.array([term.amount for term in terms], dtype=np.float64), index
 
 
 def _total(amounts: Array, index: Array, shares: Array) -> float:

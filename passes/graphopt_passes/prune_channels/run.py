@@ -11,6 +11,7 @@ from graphopt.errors import GraphoptError, did_you_mean
 from graphopt.ir import check, infer_shapes
 from graphopt.pipeline.base import PassContext, PassResult
 from graphopt.reconstruction import Refit
+from graphopt.targets import Pace
 from graphopt_passes.prune_channels import telling
 from graphopt_passes.prune_channels.apply import cut_channels
 from graphopt_passes.prune_channels.canonical import canonical
@@ -122,13 +123,15 @@ def _prepared(options: PruneChannels, model: ir.Model, context: PassContext) -> 
     ):
         found = analyse(teacher, samples, options.exclude, options.heads)
     _state_types(teacher, found)
+    align = _alignment(options, context)
     return Task(
         options,
         context,
         teacher,
         found,
         find_groups(found),
-        align=_alignment(options, context),
+        align=align,
+        pace=_pace(context, align),
         refits=refits,
     )
 
@@ -188,3 +191,9 @@ def _alignment(options: PruneChannels, context: PassContext) -> int:
         return 1  # a share of each group is meant as it is said, unless a device is named
     alignment = context.target.alignment
     return alignment.get("fp16", alignment.get("fp32", 1))
+
+
+def _pace(context: PassContext, align: int) -> Pace | None:
+    """That of the target, if counts are such as its kernels take: it is not known of others."""
+    pace = context.target.pace
+    return None if pace is None or align % pace.block else pace

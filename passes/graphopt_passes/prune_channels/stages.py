@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from graphopt.pipeline.base import PassContext
 from graphopt.reconstruction import Refit
+from graphopt.targets import Pace
 from graphopt_passes.prune_channels.allocation import Ladder, allocate, cut_of, damages
 from graphopt_passes.prune_channels.budget import Budget, Quantity
 from graphopt_passes.prune_channels.groups import Cut, Group, choose, find_groups, is_scored, spread
@@ -34,6 +35,7 @@ class Task:
         teacher: the model that was given, ready to be cut.
         found, groups: of the teacher.
         align: counts are multiples of this.
+        pace: of the target; None where it is not known for counts that are multiples of `align`.
         refits: whether the weights that are left make up for those that go.
     """
 
@@ -43,6 +45,7 @@ class Task:
     found: Labelling
     groups: list[Group]
     align: int
+    pace: Pace | None
     refits: bool
 
 
@@ -109,7 +112,9 @@ class Stage:
 
     def budget(self, quantity: Quantity) -> Budget:
         if quantity not in self._budgets:
-            self._budgets[quantity] = Budget(self.model, self.found, self.scored, quantity)
+            self._budgets[quantity] = Budget(
+                self.model, self.found, self.scored, quantity, self._task.pace
+            )
         return self._budgets[quantity]
 
     @cached_property

@@ -35,6 +35,12 @@ def test_a_target_is_consistent_data(target: Target) -> None:
     assert target.precisions
     assert set(target.alignment) <= {"fp32", "fp16", "bf16", "int8", "fp8", "int4", "fp4"}
     assert all(multiple >= 1 for multiple in target.alignment.values())
+    if target.pace is not None:
+        sets = (0.0, *target.pace.sets)
+        assert target.pace.block == target.alignment["fp32"]
+        assert sets == tuple(sorted(set(sets)))
+        assert sets[-1] == 1
+        assert target.pace.depthwise >= 1
     assert target.weight_formats | target.data_formats <= set(FORMATS)
     assert set(target.backends) <= set(BACKENDS)
     assert target.stand_in is None or get_target(target.stand_in).backends
