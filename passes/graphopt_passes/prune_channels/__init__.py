@@ -41,7 +41,9 @@ class PruneChannels(Pass):
     One of the options `ratio`, `params`, `macs`, `bytes`, `latency` and `max_drop` is the target.
     All but `ratio` measure, on calibration samples that nothing is fitted on, how much the outputs
     suffer from cutting each group, and take channels where the target costs the least; a fifth of
-    each group stays in any case. A target that cannot be met gives the nearest model, and fails.
+    each group stays in any case. Of MACs, channels go where that hurts least for the time it saves,
+    as far as it is known how the target's kernels take channels: `generic` and `onnxruntime-cpu`,
+    in multiples of 16. A target that cannot be met gives the nearest model, and fails.
 
     Attributes:
         ratio: the share of the channels to cut, the same for each group, above 0 and below 1; 0.3
