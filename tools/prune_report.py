@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from graphopt.report.console import report_console
 
 FP32, FP64 = 1e-6, 1e-9
 """How far an output may be off, relative to its peak."""
@@ -133,7 +134,7 @@ def _why(row: Mapping[str, Any]) -> str:
 
 
 def print_table(rows: Mapping[str, Mapping[str, Any]]) -> None:
-    console = Console()
+    console = report_console()
     table = Table(*COLUMNS)
     for name, row in rows.items():
         table.add_row(*_cells(name, row))

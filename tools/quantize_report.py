@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from graphopt.report.console import report_console
 
 Row = dict[str, Any]
 COLUMNS = (
@@ -118,9 +119,7 @@ def _title(task: Row) -> str:
 
 def print_tables(report: Row) -> None:
     """Every result, on standard output."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
+    console = report_console()
     columns = _columns(report)
     for task in report["tasks"]:
         console.print(escape(_title(task)))

@@ -6,9 +6,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from graphopt.report.console import report_console
 
 CORRECT = 1e-3
 """The largest difference, relative to an output's peak, that counts as the same model.
@@ -180,9 +181,7 @@ def _cells(tool: str, row: Row) -> tuple[str, ...]:
 
 def print_tables(report: Row) -> None:
     """Every result and the summary, on standard output."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=190)
+    console = report_console()
     table = Table("model", *COLUMNS)
     for model in report["models"]:
         table.add_row(

@@ -14,15 +14,15 @@ from graphopt.emit.tensorrt.findings import Finding
 from graphopt.emit.tensorrt.kernel_table import KernelTensor
 from graphopt.emit.tensorrt.report import EngineReport
 from graphopt.emit.tensorrt.unfused import Unfused
+from graphopt.report.console import report_console
 
-PLAIN_WIDTH = 110  # where the output is no terminal and has no width of its own
 MAX_ALIKE = 4  # findings that differ in the node alone; --json has all of them
 _COLORS = {PASSED: "green", FAILED: "red"}
 
 
 def print_engine(report: EngineReport) -> None:
     """What the engine is made of, and what it should not be made of."""
-    console = _console()
+    console = report_console()
     console.print(
         f"wrote {escape(str(report.path))}: {report.engine_bytes:,} bytes for "
         f"{escape(report.target)}, built by {escape(report.builder)} in "
@@ -77,7 +77,7 @@ def print_kernels(report: EngineReport) -> None:
             _types(kernel.outputs),
             ", ".join(names),
         )
-    _console().print(table)
+    report_console().print(table)
 
 
 def _types(tensors: Sequence[KernelTensor]) -> str:
@@ -119,7 +119,7 @@ def _print_unfused(console: Console, unfused: Sequence[Unfused]) -> None:
 
 def print_check(report: CheckReport) -> None:
     """The parts of the check, each finding in a line, and the verdict."""
-    console = _console()
+    console = report_console()
     console.print(f"[bold]{escape(report.path)}[/] for {escape(report.target)}")
     for stage in report.stages:
         color = _COLORS.get(stage.outcome, "yellow")
@@ -149,8 +149,3 @@ def _lines(findings: Sequence[Finding]) -> Iterator[str]:
         rest = f"{names} and {len(same) - MAX_ALIKE} more nodes [{same[0].operator}]"
         fix = f"; {same[0].fix}" if same[0].fix else ""
         yield f"{kind}: {escape(rest)}: {escape(same[0].reason + fix)}"
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from graphopt.report.console import report_console
+
 TOP_GROUPS = 30
 TOP_REASONS = 15
 MAX_NAMES = 1
-PLAIN_WIDTH = 110  # where the output is no terminal and has no width of its own
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,7 @@ def print_groups(groups: Groups, *, every: bool = False) -> None:
     Args:
         every: all groups, reasons and names, and not just the first of many.
     """
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=PLAIN_WIDTH)
+    console = report_console()
     channels = sum(group.channels for group in groups.groups)
     console.print(
         f"[bold]{escape(groups.source)}[/]: {len(groups.groups)} groups of {channels:,} channels; "

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from graphopt.report.console import report_console
 from graphopt.report.model import (
     Comparison,
     Inspection,
@@ -26,7 +27,6 @@ TOP_NODES = 10
 MAX_NOTES = 12
 MAX_NAMES = 3
 BAR = 20
-PLAIN_WIDTH = 110  # where the output is no terminal and has no width of its own
 
 
 def print_report(report: Report, *, explain: bool = False) -> None:
@@ -35,7 +35,7 @@ def print_report(report: Report, *, explain: bool = False) -> None:
     Args:
         explain: whether to say of each near miss why it was not rewritten.
     """
-    console = _console()
+    console = report_console()
     _print_passes(console, summarize(report.steps), explain=explain)
     console.print(_figures_table(report))
     _print_verification(console, report.verification)
@@ -151,7 +151,7 @@ def _print_score(console: Console, score: Score) -> None:
 
 def print_comparison(comparison: Comparison) -> None:
     """How far the outputs of two models are apart."""
-    console = _console()
+    console = report_console()
     console.print(
         f"{escape(comparison.second)} against {escape(comparison.first)} on "
         f"{comparison.samples} samples of {escape(comparison.data)}"
@@ -164,7 +164,7 @@ def print_comparison(comparison: Comparison) -> None:
 
 def print_sensitivity(sensitivity: Sensitivity) -> None:
     """What each layer alone costs, the worst first; a short bar is a sensitive layer."""
-    console = _console()
+    console = report_console()
     console.print(
         f"[bold]{escape(sensitivity.source)}[/]: {escape(sensitivity.pipeline)}, "
         f"measured on {sensitivity.samples} samples of {escape(sensitivity.data)}"
@@ -200,7 +200,7 @@ def print_sensitivity(sensitivity: Sensitivity) -> None:
 
 def print_inspection(inspection: Inspection) -> None:
     """What a model is made of."""
-    console = _console()
+    console = report_console()
     cost = inspection.cost
     opsets = ", ".join(f"{domain} {version}" for domain, version in inspection.opsets.items())
     console.print(
@@ -270,8 +270,3 @@ def _port(port: Port) -> str:
         "unknown shape" if port.shape is None else ", ".join(str(dim or "?") for dim in port.shape)
     )
     return f"{port.name}: {port.type} [{dims}]"
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
