@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphopt.emit.tensorrt.backends import choose_backend
-from graphopt.emit.tensorrt.findings import misread
+from graphopt.emit.tensorrt.findings import made_for_another, misread
 from graphopt.emit.tensorrt.folder import replacing_folder
 from graphopt.emit.tensorrt.kernel_counts import activation_bytes, match_nodes, weight_bytes
 from graphopt.emit.tensorrt.kernel_table import Kernel, KernelTableError, parse_kernel_table
@@ -100,7 +100,13 @@ def build_engine(
             options=_absolute(options),
             samples=samples,
         )
-        result = chosen.build(request, progress or Quiet())
+        try:
+            result = chosen.build(request, progress or Quiet())
+        except GraphoptError as error:
+            for finding in made_for_another(loaded, target):
+                fix = f"{finding.reason}: {finding.fix}"
+                raise GraphoptError(error.what, where=error.where, fix=fix) from error
+            raise
         infer_shapes(loaded)
         return _report(Path(output_path), loaded, target, chosen.name, result)
 
@@ -146,7 +152,9 @@ def _report(
         compute_nodes=None,
         weight_bytes=None,
         warnings=result.warnings,
-        misread=tuple(finding.text for finding in misread(model)),
+        misread=tuple(
+            finding.text for finding in (*misread(model), *made_for_another(model, target))
+        ),
     )
     if kernels is None:
         return report

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from graphopt.emit.tensorrt.messages import refused_opset
-from graphopt.targets import Target
+from graphopt.targets import Target, get_target, target_names
 from graphopt.targets.operators import ONLY_TENSORRT, TEXT, UNKNOWN
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def survey(model: ir.Model, target: Target) -> list[Finding]:
     """What is known to fail, in the order of the nodes."""
     from graphopt.ir import default_opset, nodes_of
 
-    found = []
+    found = made_for_another(model, target)
     refusal = refused_opset(default_opset(model), target.opsets, target.name)
     if refusal is not None:
         found.append(Finding("", "", *refusal, target.name))
@@ -87,6 +87,21 @@ def survey(model: ir.Model, target: Target) -> list[Finding]:
         if (node.domain, node.op_type) not in own:
             found += _of_node(node, target)
     return found + misread(model)
+
+
+def made_for_another(model: ir.Model, target: Target) -> list[Finding]:
+    """A warning if the record in `model` says that graphopt made it for another kind of target.
+
+    Its integers and its layout are those of that target, and any error may come of that.
+    """
+    from graphopt.pipeline.record import read_record
+
+    name = read_record(model).get("target", "")
+    if name not in target_names() or get_target(name).family in ("generic", target.family):
+        return []
+    reason = f"graphopt made it for {name}, as its record says"
+    fix = f"optimize the original again with --target {target.name}"
+    return [Finding("", "", reason, fix, TENSORRT, is_error=False)]
 
 
 def misread(model: ir.Model) -> list[Finding]:

@@ -43,7 +43,8 @@ class EngineReport:
         activation_bytes: the bytes that the kernels write for one sample; None if not known.
         unfused: nodes that Q/DQ asks to be int8 or fp8, and that became float kernels.
         warnings: what the builder warned of.
-        misread: what TensorRT takes for something else than ONNX says, one line each.
+        misread: what TensorRT takes for something else than ONNX says, or than graphopt made it
+            for, one line each.
     """
 
     path: Path

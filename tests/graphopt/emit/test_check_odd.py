@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from graphopt.emit.tensorrt import check
+from graphopt.emit.tensorrt import build_engine, check
 from graphopt.emit.tensorrt.check import CheckReport, check_for
 from graphopt.emit.tensorrt.findings import survey
 from graphopt.errors import GraphoptError
@@ -280,3 +280,22 @@ def test_what_builds_as_something_else_is_a_warning(
     assert report.engine.misread == tuple(finding.text for finding in report.findings)
     print_engine(report.engine)
     assert capsys.readouterr().out.count("warning: ") == len(warnings)
+
+
+@pytest.mark.parametrize(("made_for", "expected"), [("onnxruntime-cpu", 1), ("sm120", 0)])
+def test_a_model_made_for_another_kind_of_target_is_told_apart(
+    made_for: str, expected: int, tmp_path: Path
+) -> None:
+    path = save(
+        "(float[4] x) => (float[4] y) <float s = {0.1}, uint8 z = {9}> "
+        "{ q = QuantizeLinear (x, s, z) y = DequantizeLinear (q, s, z) }",
+        tmp_path,
+    )
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"graphopt.target": made_for})
+    onnx.save(model, path)
+    advice = "optimize the original again with --target sm86"
+    assert sum(finding.fix == advice for finding in checked(path).findings) == expected
+    with pytest.raises(GraphoptError) as refusal:
+        build_engine(path, tmp_path / "m.engine", target=get_target("sm86"))
+    assert str(refusal.value).count(advice) == expected
