@@ -70,6 +70,9 @@ def test_only_what_is_needed_is_there(model: ir.Model) -> None:
     assert [node.op_type for node in part.graph] == ["If", "Relu"]
     assert sorted(str(v.name) for v in part.graph.inputs) == ["c", "d"]
     assert list(part.graph.initializers) == ["w"]
+    part = stretch(model, ["p"], ["s"])
+    assert [node.op_type for node in part.graph] == ["Mul", "Split", "Neg"]
+    assert [v.name for v in part.graph.inputs] == ["x"]
     looked = tapped(model, ["s", "s"])
     assert [node.op_type for node in looked.graph] == ["Mul", "Split", "Neg"]
     assert [v.name for v in looked.graph.inputs] == ["x", "c", "unused"]
