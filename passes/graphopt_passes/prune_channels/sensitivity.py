@@ -94,7 +94,7 @@ def measure_groups(
     results: dict[int, Sensitivity] = {}
     order = sorted(range(len(ladders)), key=lambda number: (places[number], number))
     for number in progress.track(order, "measuring groups", len(order)):
-        stream.pass_to(model.graph[places[number]])
+        stream.pass_to(model.graph[places[number]], names)
         damages = {}
         for step in _steps(ladders[number]):
             cut = cut_of(found, [ladders[number]], [step])
