@@ -16,6 +16,7 @@ from graphopt.ir.query import (
     constant_tensor,
     default_opset,
     is_standard,
+    label,
     nodes_of,
     static_shape,
 )
@@ -49,8 +50,8 @@ class Cost:
     """Multiply-accumulates of Conv, ConvTranspose, Gemm, MatMul and their integer kin, and of the
     products with weights in LSTM, GRU and RNN, over the whole length of the sequence."""
     unknown: tuple[str, ...]
-    """Names of the nodes of those kinds that count as 0: their shapes are not known, or they are
-    in a subgraph or function, which may run any number of times."""
+    """What the nodes of those kinds are called (see `label`) that count as 0: their shapes are not
+    known, or they are in a subgraph or function, which may run any number of times."""
     opset: int
     per_node: tuple[NodeCost, ...]
 
@@ -80,8 +81,8 @@ def measure(
         weight_bytes=sum(tensor.nbytes for _, tensor in weights),
         macs=sum(row.macs or 0 for row in rows),
         unknown=(
-            *(row.name for row in rows if row.macs is None),
-            *(node.name or "" for node in elsewhere if is_standard(node, *_MACS)),
+            *(label(n) for n, row in zip(model.graph, rows, strict=True) if row.macs is None),
+            *(label(n) for n in elsewhere if is_standard(n, *_MACS)),
         ),
         opset=default_opset(model),
         per_node=tuple(rows),

@@ -46,7 +46,7 @@ def stretch(
     for value in cut:
         name = str(value.name)
         given = values.get(name)
-        if given is None:
+        if given is None or not (given.uses() or given.is_graph_output()):
             continue
         if given.producer() is not None:  # which gives something else that is needed
             given.name = f"{name} (computed)"

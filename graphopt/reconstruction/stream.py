@@ -7,7 +7,7 @@ where it did not is run again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -54,9 +54,13 @@ class Stream:
         for feed in self._held:
             yield feed[name]
 
-    def pass_to(self, node: ir.Node) -> bool:
-        """Moves to right before `node`; False if what is needed from there on cannot be held."""
-        return self._move(sorted(needed_from(self._model, node, after=False)))
+    def pass_to(self, node: ir.Node, wanted: Collection[str] = ()) -> bool:
+        """Moves to right before `node`; False if what is needed from there on cannot be held.
+
+        Args:
+            wanted: values that are asked for there, whether or not a node reads them.
+        """
+        return self._move(sorted(needed_from(self._model, node, after=False, wanted=wanted)))
 
     def ahead(
         self, names: Sequence[str], free: Sequence[str] = ()
@@ -88,6 +92,7 @@ class Stream:
         Args:
             model: the same up to there but for what it has no use for, and what it reads from
                 there on has the same names.
+            names: those that are computed before have to be `wanted` by `pass_to`.
         """
         inputs = [str(value.name) for value in main_inputs(self._model)]
         there = ir.convenience.create_value_mapping(model.graph)
@@ -143,8 +148,10 @@ class Stream:
         yield from self._feeds()
 
 
-def needed_from(model: ir.Model, node: ir.Node, after: bool) -> set[str]:
-    """What is computed (or fed) before `node`, or up to it, and read later."""
+def needed_from(
+    model: ir.Model, node: ir.Node, after: bool, wanted: Collection[str] = ()
+) -> set[str]:
+    """What is computed (or fed) before `node`, or up to it, and read later, or among `wanted`."""
     before: set[str | None] = {value.name for value in main_inputs(model)}
     passed = False
     needed: set[str] = set()
@@ -156,7 +163,7 @@ def needed_from(model: ir.Model, node: ir.Node, after: bool) -> set[str]:
             if not _is_fixed(other, before):
                 before |= {value.name for value in other.outputs}
         passed = passed or other is node
-    return needed
+    return needed | {name for name in wanted if name in before}
 
 
 def _is_fixed(node: ir.Node, varying: set[str | None]) -> bool:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from graphopt.data.feeds import Feed, Samples, batch_count, batches, input_specs
 from graphopt.errors import GraphoptError
-from graphopt.ir import tapped
+from graphopt.ir import label, tapped
 from graphopt.progress import Progress, Quiet
 from graphopt.runtime.session import Session
 
@@ -62,15 +62,18 @@ def require_finite(name: str, array: np.ndarray[Any, Any]) -> None:
 def observed_shapes(
     model: ir.Model, nodes: Iterable[str], feed: Feed
 ) -> dict[str, tuple[int, ...]]:
-    """The shapes of the inputs and outputs of the main graph's nodes `nodes`, running on `feed`."""
-    wanted = set(nodes) - {""}
+    """The shapes of the inputs and outputs of those nodes of the main graph that are called (see
+    `label`) as in `nodes`, running on `feed`."""
+    wanted = set(nodes)
     names = {
         str(value.name)
         for node in model.graph
-        if node.name in wanted
+        if label(node) in wanted
         for value in (*node.inputs, *node.outputs)
         if value is not None and value.name and not value.is_initializer()
     }
+    if not names:
+        return {}
     session = Session(tapped(model, sorted(names)))
     values = session.run({name: a for name, a in feed.items() if name in session.inputs})
     return {name: v.shape for name, v in values.items() if isinstance(v, np.ndarray)}

@@ -10,8 +10,9 @@ import onnx_ir as ir
 import pytest
 
 from graphopt.errors import GraphoptError
-from graphopt.ir import load, stretch, tapped
+from graphopt.ir import load, measure, stretch, tapped
 from graphopt.runtime.session import Session
+from graphopt.runtime.tap import observed_shapes
 
 BODY = """<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
 g (float[N, 4] x, bool c, float[4] unused) => (float[N, 4] y) <float[4] w = {1, 2, 3, 4}> {
@@ -70,6 +71,9 @@ def test_only_what_is_needed_is_there(model: ir.Model) -> None:
     assert [node.op_type for node in part.graph] == ["If", "Relu"]
     assert sorted(str(v.name) for v in part.graph.inputs) == ["c", "d"]
     assert list(part.graph.initializers) == ["w"]
+    part = stretch(model, ["p"], ["s"])
+    assert [node.op_type for node in part.graph] == ["Mul", "Split", "Neg"]
+    assert [v.name for v in part.graph.inputs] == ["x"]
     looked = tapped(model, ["s", "s"])
     assert [node.op_type for node in looked.graph] == ["Mul", "Split", "Neg"]
     assert [v.name for v in looked.graph.inputs] == ["x", "c", "unused"]
@@ -124,3 +128,25 @@ def test_parts_of_a_fixture_chain_up_to_the_whole(name: str, fixtures: Path) -> 
         assert len(head.graph) < len(model.graph)
         got = run(rest, {**feed, **run(head, feed)})
         np.testing.assert_array_equal(got[str(output.name)], expected)
+
+
+def test_shapes_of_nodes_without_names_are_observed() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[6] x, int64[2] s, bool c) => (float[a, b] y) {
+        r = Reshape (x, s)
+        m = MatMul (r, w)
+        y = If (c) <
+            then_branch = t () => (float[a, b] then) { then = Gemm (m, w) },
+            else_branch = e () => (float[a, b] else) { else = Neg (m) }
+        >
+    }"""
+    proto = onnx.parser.parse_model(text)
+    weight = np.ones((3, 4), np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    model = ir.from_proto(proto)
+    feed = {"x": np.ones(6, np.float32), "s": np.array([2, 3]), "c": np.array(False)}
+    assert measure(model).unknown == ("m", "then")
+    shapes = observed_shapes(model, ("m", "then"), feed)
+    assert shapes == {"r": (2, 3), "m": (2, 4)}
+    assert (measure(model, shapes).macs, measure(model, shapes).unknown) == (24, ("then",))
+    assert observed_shapes(model, ("then",), feed) == {}  # which runs any number of times

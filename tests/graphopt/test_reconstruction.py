@@ -172,6 +172,27 @@ def test_a_stream_is_not_fed_what_an_input_is_by_default() -> None:
     np.testing.assert_array_equal(found, Session(model).run(feed)["y"])
 
 
+@pytest.mark.parametrize("budget", [0, 1 << 20])
+def test_a_stream_has_outputs_that_were_computed_before(budget: int) -> None:
+    """Neither `s` nor the input is read any more."""
+    model = ir.from_proto(
+        onnx.parser.parse_model(
+            '<ir_version: 8, opset_import: ["" : 17]> '
+            "g (float[2] x) => (float[2] x, float[2] s, float[2] y) "
+            "{ a = Relu (x) s = Neg (a) y = Exp (a) }"
+        )
+    )
+    feeds = [{"x": np.array(numbers, np.float32)} for numbers in ([1, -2], [3, 4])]
+    stream = Stream(model, lambda: iter(feeds), budget=budget)
+    names = ["x", "s", "y"]
+    assert stream.pass_to(model.graph[2], names) == (budget > 0)
+    for feed, found in zip(feeds, stream.continued(model, names), strict=True):
+        a = np.maximum(feed["x"], 0)
+        np.testing.assert_array_equal(found["x"], feed["x"])
+        np.testing.assert_array_equal(found["s"], -a)
+        np.testing.assert_allclose(found["y"], np.exp(a), rtol=1e-6)
+
+
 def test_a_stream_looks_ahead_with_another_constant() -> None:
     model = pair_net()
     feeds: list[Feed] = [

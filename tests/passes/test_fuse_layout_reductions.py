@@ -232,6 +232,7 @@ def test_what_is_no_mean(type_: str, by: str, reasons: list[str]) -> None:
         ("n, 3, 4", "2", "ReduceMean"),  # features of a sequence
         ("n, 3, 4, 5", "1, 2", "ReduceMean"),
         ("n, 3, h, 5", "2, 3", "ReduceMean"),  # a height of 0 has a mean, and no pooling
+        ("n, c, 4, 5", "2, 3", "ReduceMean"),  # nor have no channels any
     ],
 )
 def test_global_average_pool(shape: str, axes: str, operator: str) -> None:

@@ -295,6 +295,23 @@ def test_a_nearest_resize_of_one_pixel(resize: str, gate: str, operators: list[s
     assert outcome.agrees({"x": numbers(2, 3, 4, 5), "g": numbers(*shape)})
 
 
+@pytest.mark.parametrize(
+    ("resize", "operators"),
+    [
+        ("(g, , by)", ["Resize", "Mul"]),  # 5 columns, of which the last is not that of `g`
+        ("(g, , , to)", ["Mul"]),
+    ],
+)
+def test_a_nearest_resize_of_a_row(resize: str, operators: list[str]) -> None:
+    outcome = fuse(
+        "(float[2, 3, 4, 5] x, float[2, 3, 1, 5] g) => (float[2, 3, 4, 5] y) "
+        "<float[4] by = {1, 1, 4, 1.1}, int64[4] to = {2, 3, 4, 5}> "
+        f"{{ r = Resize <{PLACES}> {resize} y = Mul (x, r) }}"
+    )
+    assert outcome.operators == operators
+    assert outcome.agrees({"x": numbers(2, 3, 4, 5), "g": numbers(2, 3, 1, 5)})
+
+
 def test_indices_need_no_expand() -> None:
     outcome = fuse(
         "(int64[n, 5] ids, int64[1, 5] types) => (float[n, 5, 3] y) "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from quantize_nets import kernels
@@ -230,6 +231,30 @@ def test_a_part_that_is_no_image_in_blocks() -> None:
         out="float[n, 64, c, d] y, float[n, 18, e, f] a",
     )
     assert not outcome.result.modified
+
+
+def test_what_is_made_of_such_a_part_stays_too() -> None:
+    """Round the ring of `s`, each Conv could take what the other made, were it padded."""
+    outcome = padded(
+        f"c = Conv (a, f) s = Conv (c, v) t = Conv (s, v2) m = Add (c, t) z = {POOL} (m)",
+        channels=18,
+        others=[weight(name, 18, 18, 1, 1) for name in ("f", "v", "v2")],
+        out="float[n, 64, c, d] y, float[n, 18, e, f] a",
+    )
+    assert not outcome.result.modified
+
+
+def test_shapes_that_the_model_states_are_those_of_more_channels() -> None:
+    """Of indices that nobody reads, too."""
+
+    def state(model: onnx.ModelProto) -> None:
+        stated = [("z", onnx.TensorProto.FLOAT), ("i", onnx.TensorProto.INT64)]
+        infos = [onnx.helper.make_tensor_value_info(*v, ["n", 24, 5, 4]) for v in stated]
+        model.graph.value_info.extend(infos)
+
+    outcome = padded(f"z, i = {POOL} (a)", others=[state])
+    assert outcome.rewrites == {"padded-group": 1}
+    onnx.checker.check_model(outcome.after, full_check=True)
 
 
 @pytest.mark.parametrize("channels", [8, 32, 48])

@@ -19,6 +19,7 @@ from graphopt.reconstruction import Moments
 from graphopt.runtime.session import Session
 from graphopt.runtime.tap import tapped
 from graphopt_passes.prune_channels import PruneChannels
+from graphopt_passes.prune_channels.sensitivity import _Relation
 from graphopt_passes.prune_channels.solvers import RIDGES, STEP
 
 WAYS = ("ls", "scale-shift", "bias")
@@ -247,3 +248,17 @@ def test_a_quantized_model_is_told_to_be_pruned_first(quantized: bool) -> None:
     model = net.build(net.head(net.node("Relu", net.conv(x, (16, 8), name="second")), 8))
     result = PruneChannels(ratio=0.3, align=1).run(model, context(model))
     assert any("prune the float model" in note for note in result.notes) == quantized
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e3])
+@pytest.mark.parametrize("seed", range(4))
+def test_channels_that_never_change_are_not_told_from_one_another(seed: int, scale: float) -> None:
+    """All that is left of their covariance is rounding, whose matrix may be singular."""
+    constants = scale * np.random.default_rng(seed).standard_normal(66)
+    rows, keep = np.tile(constants, (1024, 1)), np.arange(66) < 48
+    relation = _Relation()
+    relation.add(rows)
+    relation.add(rows)
+    matrix, mean = relation.told(keep)
+    assert np.abs(matrix).max() < 0.1
+    np.testing.assert_allclose(constants[keep] @ matrix + mean, constants[~keep], atol=1e-9)

@@ -168,6 +168,20 @@ def test_a_target_without_a_pace_and_other_goals_cut_as_before() -> None:
     assert pruned(paced, macs=0.1)[1] == [32, 64]
 
 
+@pytest.mark.parametrize("target", ["generic", "sm86"])
+def test_an_output_ahead_of_a_layer_that_is_cut(target: str) -> None:
+    """Nothing behind it reads it, nor what it is made of."""
+    net, x = image(kind=onnx.TensorProto.FLOAT)
+    first = net.node("Relu", net.conv(x, (3, 64)))
+    early = net.conv(x, (3, 3))
+    wide = net.node("Relu", net.conv(first, (64, 64)))
+    model = net.build(early, net.head(wide, 64))
+    context = replace(noise(model, 64), target=get_target(target))
+    result = PruneChannels(macs=0.3, samples=64).run(model.clone(), context)
+    assert result.unmet is None
+    assert measure(result.model).macs <= 0.7 * measure(model).macs
+
+
 @pytest.mark.parametrize(
     ("target", "align", "known"),
     [("generic", 16, True), ("onnxruntime-cpu", 32, True), ("generic", 1, False),

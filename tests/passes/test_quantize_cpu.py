@@ -310,6 +310,34 @@ def test_a_gelu_behind_a_conv_is_one_operator() -> None:
     assert decibels(expected, on) > 30
 
 
+@pytest.mark.parametrize("opset", [17, 20])
+def test_what_is_nearly_a_gelu_keeps_its_opset(opset: int) -> None:
+    model = net(
+        GELU,
+        opset=opset,
+        w=(16, 4, 1, 1),
+        v=(4, 16, 1, 1),
+        root=np.array(1.4, np.float32),
+        one=np.array(1, np.float32),
+        half=np.array(0.5, np.float32),
+    )
+    result = cpu(model, canonicalize=True)
+    assert result.model.opset_imports[""] == opset
+    assert not any("Gelu" in note for note in result.notes)
+
+
+def test_notes_are_on_what_was_done() -> None:
+    """Nothing is quantized, so no opset is raised for that."""
+    model = net("c = Conv(x, w) y = Identity(c)", opset=11, w=W)
+    result = cpu(model, canonicalize=True, exclude=("c",))
+    assert result.modified
+    assert result.model.opset_imports[""] == 11
+    assert result.notes[0].startswith("simplified and fused it first: 2 -> 1 nodes")
+    assert not any("opset" in note for note in result.notes)
+    result = cpu(net("y = Relu(x)", opset=11), canonicalize=True)
+    assert (result.modified, result.notes) == (False, ())
+
+
 def test_a_gelu_of_a_model_that_cannot_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise GraphoptError("no conversion")

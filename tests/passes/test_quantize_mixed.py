@@ -156,6 +156,16 @@ def test_a_run_from_the_layer_on_has_the_bits_of_a_whole_run(
         assert found[layer] == pytest.approx(worst, abs=1e-4)
 
 
+def test_an_input_that_is_an_output_as_well() -> None:
+    """From the first layer on nothing reads it any more."""
+    model = net(
+        "r = Relu (x) y = Conv (r, w)",
+        outputs="float[N, 4, 8, 8] x, float[N, 4, 8, 8] y",
+        w=(4, 4, 1, 1),
+    )
+    assert list(rows(quantize(model, sensitivity=True))) == ["y"]
+
+
 def test_only_the_layer_that_suffers_stays_float() -> None:
     model = spoilt_net()
     feed = spoilt_data(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.ir.facts import Dims
@@ -61,7 +62,7 @@ def _repeats(node: ir.Node, at: Rewriter) -> bool:
     """Whether `node` repeats its input along axes of size one, and does nothing else."""
     if node.op_type == "Expand":
         return True
-    if node.op_type == "Resize" and not _is_nearest(node):
+    if node.op_type == "Resize" and not _is_nearest(node, at):
         return False
     small, large = at.dims(node.inputs[0]), at.dims(node.outputs[0])
     if small is None or large is None or len(small) != len(large):
@@ -69,12 +70,20 @@ def _repeats(node: ir.Node, at: Rewriter) -> bool:
     return at.opset >= 6 and all(a in (1, b) for a, b in zip(small, large, strict=True))
 
 
-def _is_nearest(node: ir.Node) -> bool:
-    """Whether a Resize copies elements, each from the place below it."""
+def _is_nearest(node: ir.Node, at: Rewriter) -> bool:
+    """Whether a Resize copies elements, each from the place below it, by whole scales.
+
+    By 1.2, 4 elements become as many, but not the same.
+    """
     mode = node.attributes.get_string("mode", "nearest")
     places = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
     rounding = node.attributes.get_string("nearest_mode", "round_prefer_floor")
-    return (mode, places, rounding) == ("nearest", "asymmetric", "floor")
+    if (mode, places, rounding) != ("nearest", "asymmetric", "floor"):
+        return False
+    if len(node.inputs) == 4 and node.inputs[3] is not None:  # sizes, of which scales are made
+        return node.attributes.get_string("keep_aspect_ratio_policy", "stretch") == "stretch"
+    scales = at.small(node.inputs[2]) if len(node.inputs) > 2 else None
+    return scales is not None and bool((scales == np.rint(scales)).all())
 
 
 def _gives(node: ir.Node, at: Rewriter, index: int, dims: Dims | None) -> bool:

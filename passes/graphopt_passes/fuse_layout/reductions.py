@@ -110,7 +110,7 @@ def _global_average_pool(node: ir.Node, at: Rewriter) -> bool:
     reduction = Reduction.of(node, at)
     if reduction is None or not reduction.keepdims or not _is_mean_of_image(reduction, at):
         return False
-    if reduction.count is None:
+    if not _is_pooling(reduction, at):
         raise DeclinedError("where there are no elements, GlobalAveragePool fails")
     if any(at.is_op(use.node, "Add", "Sqrt", "Sub") for use in node.outputs[0].uses()):
         return False
@@ -121,8 +121,9 @@ def _global_average_pool(node: ir.Node, at: Rewriter) -> bool:
 
 
 def _is_pooling(reduction: Reduction, at: Rewriter) -> bool:
-    """Whether it is, or will be, a GlobalAveragePool."""
-    return _is_mean_of_image(reduction, at) and reduction.count is not None
+    """Whether it is, or will be, a GlobalAveragePool: there are channels, and pixels of them."""
+    channels = reduction.dims[1] if _is_mean_of_image(reduction, at) else 0
+    return isinstance(channels, int) and channels > 0 and reduction.count is not None
 
 
 def _is_mean_of_image(reduction: Reduction, at: Rewriter) -> bool:

@@ -94,7 +94,9 @@ def _mean(node: ir.Node, sharing: Sharing) -> None:
 def _vector(node: ir.Node, sharing: Sharing) -> None:
     """Flatten, Reshape or Squeeze that makes a vector of an image of one pixel."""
     dims = sharing.at.dims(node.inputs[0])
-    if dims is not None and dims[2:] == (1, 1) and drops(node, sharing.at, dims, (2, 3)):
+    if dims is None or dims[2:] != (1, 1) or not drops(node, sharing.at, dims, (2, 3)):
+        return
+    if node.op_type != "Reshape" or sharing.at.has_operator("Flatten", 1):  # it becomes one
         sharing.carries(node, 0)
 
 
@@ -111,9 +113,10 @@ def _resize(node: ir.Node, sharing: Sharing) -> None:
 
 def _normalized(node: ir.Node, sharing: Sharing) -> None:
     """BatchNormalization: (x, scale, bias, mean, variance)."""
-    at = sharing.at
-    if not all(at.is_constant(value) for value in node.inputs[1:]):
-        return
+    at, channels = sharing.at, sharing.channels(node.inputs[0])
+    for value in node.inputs[1:]:
+        if not at.is_constant(value) or at.dims(value) != (channels,):
+            return
     if node.attributes.get_int("training_mode", 0) or at.rank(node.inputs[0]) != 4:
         return
     sharing.carries(node, 0)

@@ -66,18 +66,21 @@ def _worth(groups: Iterable[Group], at: Rewriter) -> list[Group]:
     Where channels fill a block at least, kernels compute whole blocks in any case.
     """
     block = at.context.target.blocked_channels
-    left = [group for group in groups if block <= group.channels < group.padded]
-    while True:
-        padded = {value for group in left for value in group.values}
-        kept = [group for group in left if _is_made_in_blocks(group, padded, at)]
-        if len(kept) == len(left):
-            return kept
-        left = kept
-
-
-def _is_made_in_blocks(group: Group, padded: set[ir.Value], at: Rewriter) -> bool:
-    """Whether all layers that make its channels have blocked kernels, once others are `padded`."""
-    return all(has_kernel(maker, at) or maker.inputs[0] in padded for maker in group.makers)
+    narrow = [group for group in groups if block <= group.channels < group.padded]
+    padded = {value for group in narrow for value in group.values}
+    # By images that have to be padded for a Conv that reads them to have a kernel: what it makes.
+    made_of: dict[ir.Value | None, list[Group]] = {}
+    for group in narrow:
+        for maker in group.makers:
+            if not has_kernel(maker, at):
+                made_of.setdefault(maker.inputs[0], []).append(group)
+    left_out = [value for value in made_of if value not in padded]
+    while left_out:
+        for group in made_of.get(left_out.pop(), ()):
+            if group.values[0] in padded:
+                padded.difference_update(group.values)
+                left_out += group.values
+    return [group for group in narrow if group.values[0] in padded]
 
 
 def _growths(groups: Iterable[Group], at: Rewriter) -> dict[tuple[ir.Node, int], _Growth]:
@@ -101,7 +104,7 @@ def _added(growths: dict[tuple[ir.Node, int], _Growth]) -> int:
         assert tensor is not None
         sizes = zip(tensor.shape.numpy(), growth.widths, strict=True)
         grown = math.prod(size + width for size, (_, width) in sizes)
-        added += (grown - tensor.size) * tensor.nbytes // tensor.size
+        added += (grown - tensor.size) * int(tensor.dtype.itemsize)
     return added
 
 
@@ -124,8 +127,10 @@ def _pad(node: ir.Node, index: int, growth: _Growth, at: Rewriter) -> None:
 def _state(group: Group, at: Rewriter) -> None:
     """Corrects what the model states of how many channels there are."""
     for value in group.values:
-        if value.shape is not None and len(value.shape) > 1:
-            value.shape = ir.Shape([value.shape[0], group.padded, *value.shape[2:]])
+        node = value.producer()
+        for output in () if node is None else node.outputs:  # a pool may state those of indices
+            if output.shape is not None and len(output.shape) > 1:
+                output.shape = ir.Shape([output.shape[0], group.padded, *output.shape[2:]])
         shaping, conv = at.producer(value, "Reshape"), at.producer(value, "Conv")
         if shaping is not None:
             at.become(shaping, "Flatten", [shaping.inputs[0]])

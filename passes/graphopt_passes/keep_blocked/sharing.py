@@ -32,14 +32,10 @@ class Group:
     channels: int
     values: list[ir.Value] = field(default_factory=list)
     slots: list[Slot] = field(default_factory=list)
+    makers: list[ir.Node] = field(default_factory=list)
+    """The Convs that make them of other channels, as depthwise ones do not."""
     multiple: int = 1
     """What the number of channels should be a multiple of."""
-
-    @property
-    def makers(self) -> list[ir.Node]:
-        """The Convs that make them of other channels, as depthwise ones do not."""
-        convs = [slot.node for slot in self.slots if (slot.index, slot.axis) == (1, 0)]
-        return [conv for conv in convs if conv.attributes.get_int("group", 1) == 1]
 
     @property
     def padded(self) -> int:
@@ -62,6 +58,7 @@ class Sharing:
         self.at = at
         self._leader: dict[ir.Value, ir.Value] = {}
         self._made: set[ir.Value] = set()
+        self._makers: list[ir.Node] = []
         self._read: set[tuple[ir.Node, int]] = set()
         self._slots: list[tuple[ir.Value, Slot]] = []
         self._wishes: list[tuple[ir.Value, int]] = []
@@ -80,6 +77,7 @@ class Sharing:
     def makes(self, node: ir.Node) -> None:
         """The output of `node` has channels of its own."""
         self._made.add(node.outputs[0])
+        self._makers.append(node)
         self._find(node.outputs[0])
 
     def reads(self, node: ir.Node, index: int = 0) -> None:
@@ -116,6 +114,8 @@ class Sharing:
             group.values.append(value)
             if not self._is_inside(value) or self.channels(value) != group.channels:
                 barred.add(leader)
+        for node in self._makers:
+            found[self._find(node.outputs[0])].makers.append(node)
         for value, slot in self._slots:
             found[self._find(value)].slots.append(slot)
         for value, multiple in self._wishes:

@@ -56,13 +56,7 @@ class _Held:
 
     def move(self, node: ir.Node) -> None:
         """Moves on to right before `node`, or stays where it is if that is too much to hold."""
-        passed = {v.name for v in self._model.graph.inputs}
-        for other in self._model.graph:
-            if other is node:
-                break
-            passed |= {v.name for v in other.outputs}
-        names = needed_from(self._model, node, after=False)
-        names |= {name for name in self._judge.outputs if name in passed}
+        names = needed_from(self._model, node, after=False, wanted=self._judge.outputs)
         missing = sorted(name for name in names if name not in self._values[0])
         session = self._session(self._model, missing) if missing else None
         values: list[Feed] = []

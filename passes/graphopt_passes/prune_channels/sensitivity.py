@@ -94,7 +94,7 @@ def measure_groups(
     results: dict[int, Sensitivity] = {}
     order = sorted(range(len(ladders)), key=lambda number: (places[number], number))
     for number in progress.track(order, "measuring groups", len(order)):
-        stream.pass_to(model.graph[places[number]])
+        stream.pass_to(model.graph[places[number]], names)
         damages = {}
         for step in _steps(ladders[number]):
             cut = cut_of(found, [ladders[number]], [step])
@@ -153,7 +153,10 @@ class _Relation:
         mean = self.total / self.rows
         covariance = self.products / self.rows - np.outer(mean, mean)
         within = covariance[np.ix_(keep, keep)]
-        strength = RIDGE * max(float(np.trace(within)) / len(within), 1e-30)
+        # How far the rounding of these sums may be off: of channels that never change, nothing
+        # else is left, and the matrix need not even be positive.
+        noise = np.finfo(np.float64).eps * float(np.trace(self.products))
+        strength = max(RIDGE * float(np.trace(within)) / len(within), noise, 1e-32)
         matrix = np.linalg.solve(
             within + strength * np.eye(len(within)), covariance[np.ix_(keep, ~keep)]
         )

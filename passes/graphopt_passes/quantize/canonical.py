@@ -35,19 +35,27 @@ def with_gelu(
     The Conv gives integers, of which the runtime makes floats for each reader by itself, and so
     does not see any more that they read the same.
     """
-    erfs = [node for node in model.graph if is_standard(node, "Erf") and _is_behind_conv(node)]
-    if not rules.gelu_opset or not erfs:
+    if default_opset(model) >= rules.gelu_opset or not any(map(_is_behind_conv, model.graph)):
         return model, ()
     try:
-        model, _ = lifted(model, context, rules.gelu_opset)
+        raised, _ = lifted(model, context, rules.gelu_opset)
     except GraphoptError as error:
         return model, (f"Gelu stays spelled out, which is slower in integers: {error}",)
-    fused, _ = canonicalize(model, context)
-    return fused, (f"{len(erfs)} x Gelu in one operator, of opset {default_opset(fused)}",)
+    fused, _ = canonicalize(raised, context)
+    count = _gelus(fused) - _gelus(model)
+    if not count:  # what looked like it is something else
+        return model, ()
+    return fused, (f"{count} x Gelu in one operator, of opset {default_opset(fused)}",)
+
+
+def _gelus(model: ir.Model) -> int:
+    return sum(is_standard(node, "Gelu") for node in model.graph)
 
 
 def _is_behind_conv(erf: ir.Node) -> bool:
-    """Whether what is scaled for `erf` is made by a Conv."""
+    """Whether it is an Erf of what a Conv makes, scaled."""
+    if not is_standard(erf, "Erf"):
+        return False
     scaling = erf.inputs[0].producer() if erf.inputs[0] is not None else None
     sources = [] if scaling is None else [v.producer() for v in scaling.inputs if v is not None]
     return any(is_standard(node, "Conv") for node in sources if node is not None)

@@ -34,13 +34,14 @@ def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
             where="pass 'quantize'",
             fix=f"it computes in {context.target.precisions_text()}",
         )
-    prepared, notes = _prepared(options, rules, model, context)
+    prepared, preparations = _prepared(options, rules, model, context)
     quantizer = Quantizer(prepared, options, context, model)
-    quantizer, more, details = _equalized(quantizer, options, context, model)
-    notes += more + quantizer.notes + telling.of_floats(quantizer)
+    quantizer, notes, details = _equalized(quantizer, options, context, model)
+    notes += quantizer.notes + telling.of_floats(quantizer)
     details["float"] = telling.float_rows(quantizer.declined)
     if not quantizer.has_work:
         return _left_as_it_is(options, model, context, notes, details)
+    notes = preparations + notes
     samples = held_out = context.calibration
     if samples is not None:
         samples, held_out = parts(options, samples)
@@ -73,8 +74,10 @@ def _left_as_it_is(
     if quantized_already(model) is not None:
         notes += ("the model is quantized already: what it brings is kept as it is",)
     elif options.canonicalize and context.target.blocked_channels:
-        finished, more = finish(canonicalize(model, context)[0], context)
-        return PassResult(finished, finished is not model, notes=notes + more, details=details)
+        simplified, told = canonicalize(model, context)
+        finished, more = finish(simplified, context)
+        notes = told + notes + more
+        return PassResult(finished, finished is not model, notes=notes, details=details)
     return PassResult(model, False, notes=notes, details=details)
 
 

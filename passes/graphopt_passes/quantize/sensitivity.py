@@ -75,7 +75,8 @@ class _Held:
     def sqnr(self, changed: ir.Model, judge: Judge) -> float:
         """The figure of `changed`, the float model but for some nodes."""
         self._move(self._first_difference(changed))
-        passed = {v.name for node in self._nodes[: self._place] for v in node.outputs}
+        passed = {v.name for v in self._model.graph.inputs}
+        passed.update(v.name for node in self._nodes[: self._place] for v in node.outputs)
         wanted = [name for name in judge.outputs if name not in passed]
         if not wanted:
             return math.inf
