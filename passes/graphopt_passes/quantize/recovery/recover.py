@@ -12,7 +12,6 @@ In the order of the graph, on the model as it is by then:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +112,7 @@ def recover(
         for row in recovery.rows:
             row["kept"] = []
         return recovery
-    _apply(quantized, recovery, search.layers)
+    _apply(quantized, recovery)
     kept = [row for row in recovery.rows if row["kept"]]
     recovery.notes.append(
         f"recovery: {len(recovery.factors)} scales of data and "
@@ -237,7 +236,7 @@ def _scale(pair: Pair, factor: float) -> None:
     )
 
 
-def _apply(quantized: Quantized, recovery: Recovery, layers: Iterable[str]) -> None:
+def _apply(quantized: Quantized, recovery: Recovery) -> None:
     """Makes the changes of `recovery` in the model itself, and in what is known of it."""
     grids = {str(value.name): value for value in quantized.grids}
     names = Names(quantized.model)
