@@ -140,6 +140,7 @@ class _Search:
         self.limits = limits
         self.steps = steps
         self.recovery = recovery
+        self._names = Names(trial)
         self._integer = {n for n in trial.graph if n.outputs and key_of(n) in self.layers}
         self._alone = {str(g[0].name) for g in quantized.placement.groups if len(g) == 1}
         self._fixed: set[ir.Node] = set()
@@ -206,7 +207,7 @@ class _Search:
             shifts=self.steps.bias and layer.can_shift,
         )
         choice = better(problem, evidence)
-        layer.write(Names(self.trial), choice.weight)
+        layer.write(self._names, choice.weight)
         stored = choice.weight.integers.astype(np.int8)
         self.recovery.weights[key] = replace(choice.weight, integers=stored)
         reason = None
