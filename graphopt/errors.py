@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class GraphoptError(Exception):
@@ -35,6 +39,15 @@ class ToleranceError(GraphoptError):
     """The result breaches a stated tolerance: the request was fine, the outcome is not."""
 
     exit_code = 1
+
+
+def write_error(path: Path, error: OSError) -> GraphoptError:
+    """That `path` cannot be written, where what was there before is still there."""
+    return GraphoptError(
+        f"cannot be written ({error.strerror or error})",
+        where=str(path),
+        fix="free some space or choose another place; nothing was changed",
+    )
 
 
 def did_you_mean(word: str, known: list[str]) -> str:

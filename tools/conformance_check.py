@@ -18,7 +18,6 @@ from conformance_engines import (
     difference,
     first_engine,
     has_half,
-    one_line,
     random_nodes,
     run_reference,
     same_kind,
@@ -30,6 +29,7 @@ from graphopt.ir.external import embedded
 from graphopt.pipeline.base import Pass, PassContext, PassResult, Stage
 from graphopt.pipeline.runner import RunResult, run
 from graphopt.pipeline.text import Pipeline
+from graphopt.runtime.session import one_line
 
 STATUSES = ("ok", "wrong", "invalid", "crash", "io-changed", "grown", "unstable", "not-checked")
 BAD = frozenset(STATUSES) - {"ok", "not-checked"}

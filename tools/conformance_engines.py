@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from graphopt.errors import GraphoptError
 from graphopt.ir.checking import graphs_of
 from graphopt.runtime.difference import RELATIVE_TOLERANCE, compare
+from graphopt.runtime.session import one_line
 
 Feed = dict[str, Any]
 Outputs = list[Any]
@@ -70,12 +71,6 @@ def run_reference(proto: onnx.ModelProto, feeds: Sequence[Feed]) -> list[Outputs
 Engine = Callable[[onnx.ModelProto, Sequence[Feed]], list[Outputs]]
 
 ENGINES: tuple[Engine, ...] = (run_ort, run_reference)
-
-
-def one_line(error: BaseException) -> str:
-    """The message of `error`, in one line of at most 300 characters."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def first_engine(proto: onnx.ModelProto, feeds: Sequence[Feed]) -> tuple[Engine, list[Outputs]]:

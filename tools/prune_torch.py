@@ -88,8 +88,8 @@ def prune(net: nn.Module, inputs: tuple[torch.Tensor, ...], ratio: float) -> nn.
         for (module, reads), gone in taken.items():
             positions.take(module, reads, _size(module), sorted(gone))
         group.prune()
-    for (module, reads), places in positions.gone.items():
-        _silence(silenced, twins[module], reads, places)
+    for (module, _), places in positions.gone.items():
+        _silence(silenced, twins[module], places)
     return silenced
 
 
@@ -100,7 +100,7 @@ def _size(module: Any) -> int:
     return int(size)
 
 
-def _silence(net: nn.Module, name: str, reads: bool, gone: list[int]) -> None:
+def _silence(net: nn.Module, name: str, gone: list[int]) -> None:
     module: Any = net.get_submodule(name)
     if isinstance(module, nn.LayerNorm):
         parent, _, leaf = name.rpartition(".")

@@ -10,7 +10,6 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.calibration.channels import Channels
 from graphopt.calibration.histogram import Histogram
 from graphopt.calibration.positions import Positions
 from graphopt.calibration.sketches import Sketch, sketched
@@ -24,7 +23,7 @@ class Statistic(Protocol):
     """What is known of a tensor's values: parts merge, in any order, to the same whole."""
 
     def merge(self, other: Any, /) -> Any:
-        """The statistic of the values of both; ValueError if they cannot be of one tensor."""
+        """The statistic of the values of both."""
         ...
 
 
@@ -53,16 +52,6 @@ class HistogramObserver:
     def __call__(self, values: np.ndarray[Any, Any], samples: int, /) -> Histogram:
         positions = self.positions or Positions.of(values.size, samples)
         return Histogram.of(values, positions.take(values))
-
-
-@dataclass(frozen=True)
-class ChannelObserver:
-    """Range, mean and distribution of each channel along `axis`."""
-
-    axis: int
-
-    def __call__(self, values: np.ndarray[Any, Any], samples: int, /) -> Channels:
-        return Channels.of(values, self.axis, samples)
 
 
 @dataclass(frozen=True)
@@ -111,10 +100,9 @@ class Watch(Generic[S]):
                     statistic: Any = None
                     if name in sketches:
                         statistic = sketches[name].histogram(values)
-                        if statistic is None:
-                            statistic = self._observe(name, self._whole(name, feed), samples)
-                    else:
-                        statistic = self._observe(name, values.pop(name), samples)
+                    if statistic is None:
+                        seen = self._whole(name, feed) if name in sketches else values.pop(name)
+                        statistic = self._observe(name, seen, samples)
                     merge(found, name, statistic)
         return found
 
@@ -158,10 +146,7 @@ class Watch(Generic[S]):
 
 def merge(found: dict[str, S], name: str, statistic: S) -> None:
     """Adds `statistic` to what is found of the tensor `name`."""
-    try:
-        found[name] = found[name].merge(statistic) if name in found else statistic
-    except ValueError as error:
-        raise GraphoptError(f"has {error}", where=f"tensor '{name}'") from None
+    found[name] = found[name].merge(statistic) if name in found else statistic
 
 
 def _is_float(dtype: np.dtype[Any]) -> bool:

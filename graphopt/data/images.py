@@ -109,7 +109,7 @@ class ImageFolder(FileSamples):
         try:
             image: Image.Image = pil.open(file)
             image = image.convert("L" if self._preprocessing.color == "gray" else "RGB")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, pil.DecompressionBombError) as error:
             raise GraphoptError(f"is not an image ({error})", where=str(file)) from None
         crop = parse_size(self._preprocessing.crop, "crop")
         size = parse_size(self._preprocessing.size, "size") or (None if crop else self._own_size())

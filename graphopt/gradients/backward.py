@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from graphopt.gradients.call import Array, Call, Rule
 from graphopt.gradients.rules import is_flat, is_known, rule_of
-from graphopt.ir import constant_array, default_opset, label, subgraphs
+from graphopt.ir import constant_array, default_opset, label, reads
 
 Edge: TypeAlias = "tuple[int, int]"
 """The position of a node in the main graph, and the index of one of its inputs."""
@@ -96,9 +96,9 @@ class Backward:
             reason = next((reasons[name] for name in names if name in reasons), None)
             if reason is None and _rule_for(node, reaching) is None:
                 reason = here
-            reaching.update(str(v.name) for v in _reads(node))
+            reaching.update(str(v.name) for v in reads(node))
             if reason is not None:
-                reasons.update({str(v.name): reason for v in _reads(node)})
+                reasons.update({str(v.name): reason for v in reads(node)})
             for index, value in enumerate(node.inputs):
                 if reason is None and value is not None and not is_known(node, index):
                     reasons[str(value.name)] = here
@@ -145,15 +145,6 @@ def _rule_for(node: ir.Node, reaching: set[str]) -> Rule | None:
     if node.op_type != "Split" and others & reaching:
         return None
     return rule_of(node)
-
-
-def _reads(node: ir.Node) -> Iterator[ir.Value]:
-    """The values that `node` reads, those of graphs inside it included."""
-    yield from (value for value in node.inputs if value is not None)
-    for graph in subgraphs(node):
-        yield from graph.outputs
-        for inner in graph:
-            yield from _reads(inner)
 
 
 def _value(value: ir.Value | None, values: Mapping[str, Array]) -> Array | None:

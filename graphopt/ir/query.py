@@ -157,6 +157,15 @@ def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
             yield from attribute.as_graphs()
 
 
+def reads(node: ir.Node) -> Iterator[ir.Value]:
+    """What `node` reads, and what the nodes and outputs of its subgraphs do."""
+    yield from (value for value in node.inputs if value is not None)
+    for graph in subgraphs(node):
+        yield from graph.outputs
+        for inner in graph:
+            yield from reads(inner)
+
+
 def main_inputs(model: ir.Model) -> list[ir.Value]:
     """The inputs that a caller must feed: those without a default value."""
     return [value for value in model.graph.inputs if not value.is_initializer()]

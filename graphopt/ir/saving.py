@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import onnx_ir as ir
 
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, write_error
 from graphopt.ir.external import initializer_tensors, is_external
 from graphopt.ir.serialized import serialize, write_tensor
 from graphopt.ir.weights import WITHOUT_BYTES, DataFileTensor, may_be_shape
@@ -127,7 +127,7 @@ def writable_path(path: str | os.PathLike[str]) -> Path:
         path = given.resolve() if given.is_symlink() else given
         mode = path.stat().st_mode if path.exists() else None
     except OSError as error:
-        raise _write_error(given, error) from None
+        raise write_error(given, error) from None
     require_folder(path.parent)
     if mode is not None and not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
@@ -149,12 +149,12 @@ def writing(path: Path) -> Iterator[Path]:
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:50]}.", dir=path.parent))
     except OSError as error:
-        raise _write_error(path, error) from None
+        raise write_error(path, error) from None
     try:
         yield folder
         _move(sorted(folder.iterdir(), key=lambda file: (file.name == path.name, file.name)), path)
     except OSError as error:
-        raise _write_error(path, error) from None
+        raise write_error(path, error) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -196,11 +196,3 @@ def _hold_before_replacing(tensors: Iterable[ir.ExternalTensor], path: Path) -> 
             tensor.span.file.hold()
         else:
             tensor.numpy()  # mapped into memory, and a mapping outlives its file
-
-
-def _write_error(path: Path, error: OSError) -> GraphoptError:
-    return GraphoptError(
-        f"cannot be written ({error.strerror or error})",
-        where=str(path),
-        fix="free some space or choose another place; nothing was changed",
-    )

@@ -25,22 +25,24 @@ def named_nodes(
     """
     chosen: set[ir.Node] = set()
     for pattern in patterns:
-        found = {
-            node
-            for node in model.graph
-            if pattern in (node.name, node.op_type) or fnmatchcase(node.name or "", pattern)
-        }
+        found = {node for node in model.graph if is_named(node, pattern)}
         if not found and not onnx.defs.has(pattern):
             raise GraphoptError(
                 f"{option}: no node or operator is called '{pattern}'",
                 where=where,
-                fix=_suggestion(pattern, model),
+                fix=suggestion(pattern, model),
             )
         chosen |= found
     return chosen
 
 
-def _suggestion(pattern: str, model: ir.Model) -> str:
+def is_named(node: ir.Node, pattern: str) -> bool:
+    """Whether `pattern` names `node`: by name, by glob or by operator."""
+    return pattern in (node.name, node.op_type) or fnmatchcase(node.name or "", pattern)
+
+
+def suggestion(pattern: str, model: ir.Model) -> str:
+    """What to do about a pattern that names nothing."""
     names = {node.name for node in model.graph if node.name} | {n.op_type for n in model.graph}
     hint = did_you_mean(pattern, sorted(names))
     return hint if hint.startswith("did") else "`graphopt inspect` lists the nodes"

@@ -141,10 +141,8 @@ def optimize(
     warnings = _warnings(model, context, verify, verifier, probes.source)
     if latency and probes.feeds:
         try:
-            times = latencies((model, result.model), probes.feeds[0])
-            before, after = (
-                replace(f, latency_ms=t) for f, t in zip((before, after), times, strict=True)
-            )
+            first, second = latencies((model, result.model), probes.feeds[0])
+            before, after = replace(before, latency_ms=first), replace(after, latency_ms=second)
         except GraphoptError as error:
             warnings += (f"latency was not measured: {error}",)
     if files:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from graphopt.data.feeds import Feed, InputSpec, Samples, batches, input_specs
 from graphopt.data.parts import split
-from graphopt.ir import constant_tensor
+from graphopt.ir import constant_tensor, reads
 from graphopt.reconstruction.evidence import Evidence
 from graphopt.reconstruction.moments import Moments
 from graphopt.reconstruction.stream import Stream
@@ -145,8 +145,7 @@ def _widest(model: ir.Model, feed: Feed, specs: tuple[InputSpec, ...]) -> int:
     last = {
         str(value.name): position
         for position, node in enumerate(model.graph)
-        for value in node.inputs
-        if value is not None
+        for value in reads(node)
     }
     change: dict[int, int] = {}
     for position, node in enumerate(model.graph):

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.data.feeds import Feed
-from graphopt.ir import is_standard, main_inputs, stretch, subgraphs
+from graphopt.ir import is_standard, main_inputs, reads, stretch
 from graphopt.runtime.session import Session
 
 
@@ -158,7 +158,7 @@ def needed_from(
     for other in model.graph:
         passed = passed or (other is node and not after)
         if passed:
-            needed |= {str(name) for name in _reads(other) if name in before}
+            needed |= {str(value.name) for value in reads(other) if value.name in before}
         else:
             if not _is_fixed(other, before):
                 before |= {value.name for value in other.outputs}
@@ -177,11 +177,3 @@ def _is_fixed(node: ir.Node, varying: set[str | None]) -> bool:
 
 
 _REWORDING = ("Cast", "DequantizeLinear", "Gather", "Reshape", "Transpose")
-
-
-def _reads(node: ir.Node) -> Iterator[str | None]:
-    yield from (value.name for value in node.inputs if value is not None)
-    for graph in subgraphs(node):
-        yield from (value.name for value in graph.outputs)
-        for inner in graph:
-            yield from _reads(inner)

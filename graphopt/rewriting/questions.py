@@ -138,10 +138,9 @@ class Questions:
         array = tensor.numpy()
         return None if array.dtype.kind in "cO" else float(array.reshape(-1)[0])
 
-    def is_number(self, value: ir.Value | None, number: float, rtol: float = 0.0) -> bool:
-        """Whether `value` is a constant of one element that equals `number`, within `rtol`."""
-        found = self.scalar(value)
-        return found is not None and abs(found - number) <= rtol * abs(number)
+    def is_number(self, value: ir.Value | None, number: float) -> bool:
+        """Whether `value` is a constant of one element that equals `number`."""
+        return self.scalar(value) == number
 
     def ints(self, node: ir.Node, index: int, attribute: str, since: int) -> tuple[int, ...] | None:
         """A list that became input `index` of `node` in opset `since`, an attribute before.

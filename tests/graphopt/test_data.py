@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from pathlib import Path
 
@@ -171,9 +172,11 @@ def test_images_that_do_not_fit(tmp_path: Path) -> None:
         open_samples(f"{tmp_path}{{scal=1}}", PICTURE)
     with pytest.raises(GraphoptError, match="and std not 0"):
         open_samples(f"{tmp_path}{{std=[1,0,1]}}", PICTURE)
-    (tmp_path / "0.png").write_bytes(b"no picture")
-    with pytest.raises(GraphoptError, match=r"0\.png: is not an image"):
-        open_samples(str(tmp_path), PICTURE)
+    huge = b"BM" + struct.pack("<IIIIiiHHIIiiII", 0, 0, 54, 40, 99999, 99999, 1, 24, *6 * [0])
+    for content in (b"no picture", huge):
+        (tmp_path / "0.bmp").write_bytes(content)
+        with pytest.raises(GraphoptError, match=r"0\.bmp: is not an image"):
+            open_samples(str(tmp_path), PICTURE)
 
 
 def one_by_one() -> object:

@@ -32,10 +32,6 @@ def attributes(outcome: Outcome) -> dict[str, Any]:
     return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
-def reasons(outcome: Outcome) -> list[str]:
-    return [near.reason for near in outcome.result.declined]
-
-
 def agrees(outcome: Outcome, inputs: Mapping[str, np.ndarray]) -> bool:
     """In ONNX Runtime and in onnx's reference evaluator, within rounding of float32."""
     if not outcome.agrees(inputs, rtol=1e-5, atol=1e-5):

@@ -49,9 +49,14 @@ class Outcome:
         return "\n".join(self.result.notes)
 
     @property
+    def declined(self) -> list[str]:
+        """The reasons of what was declined."""
+        return [near_miss.reason for near_miss in self.result.declined]
+
+    @property
     def reasons(self) -> str:
-        """The reasons of what was declined, one a line."""
-        return "\n".join(near_miss.reason for near_miss in self.result.declined)
+        """The same, one a line."""
+        return "\n".join(self.declined)
 
     @property
     def rewrites(self) -> dict[str, int]:
@@ -120,6 +125,26 @@ def run(model: onnx.ModelProto, feed: Feed | None = None) -> list[np.ndarray]:
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     return [np.asarray(array) for array in session.run(None, dict(feed or {}))]
+
+
+def numbers(*shape: int, scale: float = 1, dtype: Any = np.float32) -> np.ndarray:
+    return (np.random.default_rng(7).standard_normal(shape) * scale).astype(dtype)
+
+
+def ints(**lists: list[int]) -> str:
+    """Constants of ONNX text."""
+    return ", ".join(
+        f"int64[{len(v)}] {k} = {{{', '.join(map(str, v))}}}" for k, v in lists.items()
+    )
+
+
+def with_shapes(model: onnx.ModelProto) -> None:
+    """An edit that gives the outputs the shapes that they have."""
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    for output, known in zip(model.graph.output, inferred.graph.output, strict=True):
+        output.CopyFrom(known)
 
 
 def held(name: str, array: np.ndarray) -> Callable[[onnx.ModelProto], None]:

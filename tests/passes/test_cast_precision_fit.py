@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from graphopt.data.samples import open_samples
 from graphopt.ir import check
 from graphopt.pipeline.base import PassContext, PassResult
 from graphopt_passes.cast_precision import CastPrecision
-from graphopt_passes.cast_precision.low import LOW_TYPES, LowType
+from graphopt_passes.cast_precision.low import LOW_TYPES, Loss, LowType
 from graphopt_passes.cast_precision.simulate import Fidelity, Simulator
 
 
@@ -144,6 +145,13 @@ def test_what_rounding_costs_is_what_it_costs_number_by_number(low: LowType, dty
     assert found.signal == pytest.approx(np.square(held).sum(), rel=1e-12)
     assert found.noise == pytest.approx(np.square(error).sum(), rel=1e-12)
     assert (found.noise > 0) == (dtype != np.float16 or low.name == "bf16")
+
+
+def test_what_rounding_costs_does_not_depend_on_the_order_of_the_batches() -> None:
+    """Threads and processes give theirs as they are done."""
+    parts = [LOW_TYPES["fp16"].loss(normal(1000, seed=i)) for i in range(5)]
+    orders = [functools.reduce(Loss.merge, order) for order in itertools.permutations(parts)]
+    assert len({(loss.signal, loss.noise, loss.low, loss.high, loss.size) for loss in orders}) == 1
 
 
 def test_nearest_weights_on_request_and_where_they_do() -> None:

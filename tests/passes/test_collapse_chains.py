@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from rewriting import Outcome, apply, both, held, run
+from rewriting import Outcome, apply, both, held, ints, numbers, run, with_shapes
 
 from graphopt_passes.collapse_chains import CollapseChains
 
@@ -19,26 +18,6 @@ EDGES = np.array(
 def collapse(graph: str, *, opset: int = 17, ir_version: int = 8, edit: Any = None) -> Outcome:
     source = f'<ir_version: {ir_version}, opset_import: ["": {opset}]> g {graph}'
     return apply(CollapseChains(), source, edit)
-
-
-def numbers(*shape: int) -> np.ndarray:
-    return np.random.default_rng(7).standard_normal(shape).astype(np.float32)
-
-
-def ints(**lists: list[int]) -> str:
-    """Constants of ONNX text."""
-    return ", ".join(
-        f"int64[{len(v)}] {k} = {{{', '.join(map(str, v))}}}" for k, v in lists.items()
-    )
-
-
-def _with_shapes(model: onnx.ModelProto) -> None:
-    """An edit that gives the outputs the shapes that they have."""
-    for output in model.graph.output:
-        output.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    for output, known in zip(model.graph.output, inferred.graph.output, strict=True):
-        output.CopyFrom(known)
 
 
 # Casts
@@ -274,7 +253,7 @@ def test_repeats(nodes: str, expected: list[str]) -> None:
     floats = "float v = {2}, float w = {2}, float z = {0}"
     outcome = collapse(
         f"(float[1, 3] x) => (float[] y) <{constants}, {floats}> {{ {nodes} }}".replace("'", '"'),
-        edit=_with_shapes,
+        edit=with_shapes,
     )
     assert outcome.operators == expected
     assert outcome.agrees({"x": numbers(1, 3)})

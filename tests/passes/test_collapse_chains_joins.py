@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
-from rewriting import Outcome, apply
+from rewriting import Outcome, apply, ints, numbers
 
 from graphopt_passes.collapse_chains import CollapseChains
 
@@ -18,22 +17,12 @@ def collapse(graph: str, *, opset: int = 17, ir_version: int = 8, edit: Any = No
     return apply(CollapseChains(), source, edit)
 
 
-def numbers(*shape: int) -> np.ndarray:
-    return np.random.default_rng(7).standard_normal(shape).astype(np.float32)
-
-
-def vectors(**lists: list[int]) -> str:
-    return ", ".join(
-        f"int64[{len(v)}] {k} = {{{', '.join(map(str, v))}}}" for k, v in lists.items()
-    )
-
-
 def cut(first: tuple[int, ...], second: tuple[int, ...], size: str) -> Outcome:
     """Two Slices, each of (start, end, axis, step)."""
     columns = {f"{name}{i}": [x] for i, row in enumerate((first, second))
                for name, x in zip("sead", row, strict=True)}  # fmt: skip
     return collapse(
-        f"(float[{size}, 8] x) => (float[p, q] y) <{vectors(**columns)}> "
+        f"(float[{size}, 8] x) => (float[p, q] y) <{ints(**columns)}> "
         "{ m = Slice (x, s0, e0, a0, d0) y = Slice (m, s1, e1, a1, d1) }"
     )
 
@@ -78,7 +67,7 @@ def test_slices_that_stay(first: tuple[int, ...], second: tuple[int, ...]) -> No
 
 
 def test_slices_that_may_be_a_split_stay() -> None:
-    constants = vectors(z=[0], one=[1], two=[2], four=[4], eight=[8])
+    constants = ints(z=[0], one=[1], two=[2], four=[4], eight=[8])
     outcome = collapse(
         f"(float[2, 8] x) => (float[1, 4] y, float[2, 4] w) <{constants}> "
         "{ m = Slice (x, z, four, one) y = Slice (m, z, one, z) w = Slice (x, four, eight, one) }"
@@ -131,7 +120,7 @@ JOINED = "c = Concat <axis = 1> (u, v)"
     ],
 )
 def test_joins(nodes: str, expected: list[str]) -> None:
-    constants = vectors(
+    constants = ints(
         z=[0], one=[1], two=[2], three=[3], five=[5], eight=[8], last=[LAST], minus=[-1], w=[3, 5],
         r=[4, 4], f=[2, 3], k=[2, 3], g=[0, 1, 2], h=[4, 3], i=[0, 4],
     )  # fmt: skip
@@ -145,7 +134,7 @@ def test_joins(nodes: str, expected: list[str]) -> None:
 def test_slice_up_to_a_size_that_is_not_known() -> None:
     outcome = collapse(
         f"(float[n, 4] u, float[m, 4] v) => (float[n, 4] y, float[m, 4] w) "
-        f"<{vectors(z=[0], last=[LAST])}> "
+        f"<{ints(z=[0], last=[LAST])}> "
         "{ c = Concat <axis = 0> (u, v) n = Shape <end = 1> (u) s = Slice (c, z, n, z) "
         "t = Slice (c, n, last, z) y = Neg (s) w = Neg (t) }"
     )
@@ -183,7 +172,7 @@ def test_a_concat_of_a_split_of_an_input_into_an_output() -> None:
 )
 def test_reshape_of_gather(shape: list[int], axis: int, expected: list[str]) -> None:
     outcome = collapse(
-        f"(float[5, 4] x) => (float[] y) <{vectors(i=[3, 1, 0, 2, -1, 1], s=shape)}> "
+        f"(float[5, 4] x) => (float[] y) <{ints(i=[3, 1, 0, 2, -1, 1], s=shape)}> "
         f"{{ a = Gather <axis = {axis}> (x, i) y = Reshape (a, s) }}",
         edit=lambda model: _shape(model, shape, axis),
     )
@@ -212,7 +201,7 @@ def _shape(model: Any, shape: list[int], axis: int) -> None:
 def test_leading_axes(nodes: str, expected: list[str]) -> None:
     outcome = collapse(
         "(float[3, 4, 4] x, float[4, 4] w, float[4, 4, 1] v) => (float[a, 4, b] y) "
-        f"<{vectors(z=[0], two=[2], s=[1, 4, 4])}, "
+        f"<{ints(z=[0], two=[2], s=[1, 4, 4])}, "
         f"float[1, 1, 1] k = {{2}}> {{ {nodes} }}"
     )
     assert outcome.operators == expected

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from rewriting import Outcome, apply
+from rewriting import Outcome, apply, ints, numbers, with_shapes
 
 from graphopt_passes.collapse_chains import CollapseChains
 
@@ -15,17 +14,6 @@ from graphopt_passes.collapse_chains import CollapseChains
 def collapse(graph: str, *, opset: int = 17, ir_version: int = 8, edit: Any = None) -> Outcome:
     source = f'<ir_version: {ir_version}, opset_import: ["": {opset}]> g {graph}'
     return apply(CollapseChains(), source, edit)
-
-
-def numbers(*shape: int) -> np.ndarray:
-    return np.random.default_rng(7).standard_normal(shape).astype(np.float32)
-
-
-def ints(**lists: list[int]) -> str:
-    """Constants of ONNX text."""
-    return ", ".join(
-        f"int64[{len(v)}] {k} = {{{', '.join(map(str, v))}}}" for k, v in lists.items()
-    )
 
 
 def shape_of(outcome: Outcome, node: int = 0, index: int = 1) -> list[int]:
@@ -81,19 +69,10 @@ def test_views_of_views(nodes: str, expected: list[str]) -> None:
     constants = ints(s=[4, 6], t=[-1, 8], zero=[0], one=[1], two=[2], last=[-1])
     outputs = "float[] y, float[] z" if "z =" in nodes else "float[] y"
     outcome = collapse(
-        f"(float[3, 1, 8, 1] x) => ({outputs}) <{constants}> {{ {nodes} }}", edit=_with_shapes
+        f"(float[3, 1, 8, 1] x) => ({outputs}) <{constants}> {{ {nodes} }}", edit=with_shapes
     )
     assert outcome.operators == expected
     assert outcome.agrees({"x": numbers(3, 1, 8, 1)})
-
-
-def _with_shapes(model: onnx.ModelProto) -> None:
-    """An edit that gives the outputs the shapes that they have."""
-    for output in model.graph.output:
-        output.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    for output, known in zip(model.graph.output, inferred.graph.output, strict=True):
-        output.CopyFrom(known)
 
 
 def test_a_reshape_back_to_the_shape_that_was_goes_even_if_the_other_is_used() -> None:

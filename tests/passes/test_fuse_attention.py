@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from attention import SHAPES, agrees, attributes, feed, numbers, reasons, text
+from attention import SHAPES, agrees, attributes, feed, numbers, text
 from rewriting import Outcome, apply, both, held
 
 from graphopt_passes.fuse_attention import FuseAttention
@@ -190,7 +190,7 @@ GUARD = "o = Softmax (s) i = IsNaN (o) w = Where (i, zero, o)"
 def test_a_guard_against_nan(regular: bool) -> None:
     outcome = attend(softmax=GUARD, edit=held("zero", np.float32(0)), regular=regular)
     assert ("Attention" in outcome.operators) is regular
-    assert reasons(outcome) == (
+    assert outcome.declined == (
         [] if regular else ["NaN is turned to 0, which Attention does not; see assume_regular"]
     )
     assert agrees(outcome, feed())
@@ -275,7 +275,7 @@ def test_the_precision_of_the_softmax(type_: str) -> None:
 def test_near_misses(options: dict[str, Any], reason: str) -> None:
     outcome = attend(**options)
     assert "Attention" not in outcome.operators
-    assert reasons(outcome) == [reason]
+    assert outcome.declined == [reason]
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,6 @@ def of_rank(rank: int) -> str:
     return "float" + (f"[{', '.join(f'd{axis}' for axis in range(rank))}]" if rank else "")
 
 
-def declined(outcome: Outcome) -> list[str]:
-    return [near.reason for near in outcome.result.declined]
-
-
 def shuffle(middle: str, perm: str, depth: int = 8, height: str = "3", width: str = "5") -> str:
     return (
         f"(float[n, {depth}, {height}, {width}] x) => (float[n, c, h2, w2] y) "
@@ -86,14 +82,14 @@ def test_modes_came_in_opset_11(opset: int, mode: str, fires: bool) -> None:
     perm = "0, 3, 4, 1, 5, 2" if mode == "DCR" else "0, 1, 4, 2, 5, 3"
     outcome = fuse(shuffle("-1, 2, 2, 2, 3, 5", perm), opset=opset)
     assert (outcome.operators == ["DepthToSpace"]) is fires
-    assert declined(outcome) == ([] if fires else [NO_CRD])
+    assert outcome.declined == ([] if fires else [NO_CRD])
 
 
 def test_integers_stay_as_they_are() -> None:
     graph = shuffle("-1, 2, 2, 2, 3, 5", "0, 1, 4, 2, 5, 3").replace("float[", "int8[")
     outcome = fuse(graph)
     assert outcome.operators == ["Reshape", "Transpose", "Reshape"]
-    assert declined(outcome) == ["runtimes have DepthToSpace for floating-point numbers only"]
+    assert outcome.declined == ["runtimes have DepthToSpace for floating-point numbers only"]
 
 
 def unshuffle(depth: int, perm: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rewriting import Outcome, apply, both, held
+from rewriting import Outcome, apply, both, held, numbers
 
 from graphopt_passes.fuse_layout import FuseLayout
 
@@ -14,10 +14,6 @@ from graphopt_passes.fuse_layout import FuseLayout
 def fuse(graph: str, *, opset: int = 17, ir_version: int = 8, edit: Any = None) -> Outcome:
     source = f'<ir_version: {ir_version}, opset_import: ["": {opset}]> g {graph}'
     return apply(FuseLayout(), source, edit)
-
-
-def numbers(*shape: int) -> np.ndarray:
-    return np.random.default_rng(7).standard_normal(shape).astype(np.float32)
 
 
 def slices(*bounds: tuple[int, int], axis: int = 1, steps: str = "one") -> str:

@@ -30,10 +30,6 @@ def values(outcome: Outcome) -> list[str]:
     return [name for node in outcome.after.graph.node for name in node.output]
 
 
-def reasons(outcome: Outcome) -> list[str]:
-    return [declined.reason for declined in outcome.result.declined]
-
-
 def test_a_call_becomes_the_body() -> None:
     body = "a = local.F(x) b = Neg(a) [second] y = local.F(b)"
     outcome = inline(body, function("F (t) => (s)", "[n] e = Exp(t) s = Add(e, t)"))
@@ -80,7 +76,7 @@ def test_a_parameter_not_given_leaves_the_operator_its_default() -> None:
         "y = local.F(x)",
         function(head, "c = Constant<value_float: float = @alpha>() s = Mul(t, c)"),
     )
-    assert reasons(kept) == ["attribute 'alpha' is not given"]
+    assert kept.declined == ["attribute 'alpha' is not given"]
 
 
 def test_parameters_inside_of_subgraphs() -> None:
@@ -172,7 +168,7 @@ def test_functions_that_grow_beyond_bounds_stay() -> None:
         for i in range(20)
     )
     outcome = inline("y = local.F0(x)", functions + function("F20 (t) => (s)", "s = Exp(t)"))
-    assert reasons(outcome) == ["inlined it would be more than 100,000 nodes"]
+    assert outcome.declined == ["inlined it would be more than 100,000 nodes"]
 
 
 def test_a_graph_passed_as_an_attribute_stays() -> None:

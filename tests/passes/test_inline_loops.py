@@ -34,10 +34,6 @@ def trips(count: int, condition: bool | None = True):
     return both(*given, *([] if condition is None else [held("c", np.array(condition))]))
 
 
-def reasons(outcome: Outcome) -> list[str]:
-    return [declined.reason for declined in outcome.result.declined]
-
-
 @pytest.mark.parametrize("count", [0, 1, 3, 8])
 @pytest.mark.parametrize("go", ["Identity(keep)", "Constant<value = bool {1}>()"])
 def test_a_short_loop_is_unrolled(count: int, go: str) -> None:
@@ -96,7 +92,7 @@ def test_what_a_loop_that_never_runs_would_collect() -> None:
     body = "go = Identity(keep) r = Add(v, v) s = Neg(r)"
     outcome = loop(body, trips(0), out="float[3] y, float[k,3] z", **rest)
     assert not outcome.result.modified
-    assert reasons(outcome) == ["it never runs, so the shape of what it collects is not known"]
+    assert outcome.declined == ["it never runs, so the shape of what it collects is not known"]
     assert loop(body, trips(0), **rest).operators == ["Identity"]
 
 
@@ -149,7 +145,7 @@ def test_weights_inside_are_stored_once_and_outer_values_stay() -> None:
 )
 def test_limits(count: int, options: dict, reason: str | None) -> None:
     outcome = loop("go = Identity(keep) r = Exp(v)", trips(count), step=Inline(**options))
-    assert reasons(outcome) == ([] if reason is None else [reason])
+    assert outcome.declined == ([] if reason is None else [reason])
     assert outcome.result.modified == (reason is None)
 
 

@@ -195,8 +195,14 @@ def test_excluded_nodes_keep_their_outputs(glob: str) -> None:
     assert "the option 'exclude' keeps 10 channels of 1 layer" in result.notes
 
 
+def test_all_nodes_of_an_operator_can_be_excluded() -> None:
+    operators = {node.op_type for node in chain().graph if len(node.inputs) > 1}
+    result = PruneChannels(exclude=tuple(operators), **BARE).run(chain(), PassContext())
+    assert not result.modified
+
+
 def test_excluding_a_node_that_is_not_there() -> None:
-    with pytest.raises(GraphoptError, match=r"no node is named 'frist'.*did you mean 'first'"):
+    with pytest.raises(GraphoptError, match=r"no node or operator is called 'frist'.*mean 'first'"):
         PruneChannels(exclude=("frist",), **BARE).run(chain(), PassContext())
 
 

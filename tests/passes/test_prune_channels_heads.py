@@ -69,6 +69,10 @@ def attention(variant: str = "", kind: int = TensorProto.FLOAT) -> ir.Model:
     turned = split(net, key, (0, 2, 3, 1))
     if variant == "scaled before":
         query, turned = (net.node("Mul", v, net.constant(0.5)) for v in (query, turned))
+    if variant == "many nodes before":  # more than Python's stack has room for
+        one = net.constant(1.0)
+        for _ in range(1100):
+            query = net.node("Mul", query, one)
     scores = net.node("MatMul", query, turned, name="scores")
     scores = net.node("Div", scores, net.constant(np.sqrt(SIZE)))
     weights = scores if variant == "no softmax" else net.node("Softmax", scores, axis=-1)
@@ -84,6 +88,7 @@ def attention(variant: str = "", kind: int = TensorProto.FLOAT) -> ir.Model:
 TURNED = {
     "": 2,
     "scaled before": 2,
+    "many nodes before": 2,
     "no softmax": 2,
     "key is read twice": 1,
     "query has a norm": 1,

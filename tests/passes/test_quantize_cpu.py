@@ -11,6 +11,7 @@ import pytest
 from quantize_nets import Array, body, constant, data, decibels, kernels, net, quantize, runtime
 
 from graphopt.errors import GraphoptError
+from graphopt.ir import default_opset
 from graphopt.pipeline.base import PassResult
 from graphopt_passes.quantize.weights import LARGEST_BIAS
 
@@ -175,6 +176,22 @@ def test_a_conv_that_gives_an_output_stays_float_and_is_told() -> None:
     result = cpu(net(f"y = {CONV}(x, w)", w=W))
     assert not result.modified
     assert "it gives an output of the model, which stays float" in result.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("target", "notes"),
+    [("sm86", ()), ("onnxruntime-cpu", ("simplified and fused it first: 2 -> 1 nodes",))],
+)
+def test_what_is_done_to_quantize_is_not_told_where_nothing_is(
+    target: str, notes: tuple[str, ...]
+) -> None:
+    """The older opset stays, and on a GPU the model as it was; on a CPU it is simplified."""
+    model = net("i = Identity(x) y = Sigmoid(i)", opset=11)
+    result = quantize(model, target=target, canonicalize=True)
+    assert default_opset(result.model) == 11
+    assert result.notes == notes
+    assert result.modified == bool(notes)
+    assert len(result.model.graph) == (1 if notes else 2)
 
 
 @pytest.mark.parametrize(

@@ -336,3 +336,14 @@ def test_an_excluded_node_is_not_touched_in_any_role() -> None:
     assert body(model) == (
         "r = Relu(x); m = MaxPool(r); m^ = QDQ(m); c = Conv(m^, w^); y = Add(c, m)"
     )
+
+
+@pytest.mark.parametrize(
+    ("operator", "tensor"), [("Neg", "v1100"), ("Transpose<perm=[0,1,3,2]>", "v0")]
+)
+def test_layers_may_be_any_number_of_nodes_apart(operator: str, tensor: str) -> None:
+    """More than Python's stack has room for; whether they move integers, or compute in float."""
+    steps = [f"v{i} = {operator}(v{i - 1})" for i in range(1, 1101)]
+    model = net(f"v0 = {CONV}(x, w) {' '.join(steps)} y = {CONV}(v1100, v)", w=W, v=W)
+    result = quantize(model, tune_ranges=True)
+    assert [row["tensor"] for row in result.details["tensors"]] == ["x", tensor]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, write_error
 
 METADATA_FILE = "metadata.json"
 # What tells a bundle from any other folder.
@@ -32,7 +32,7 @@ def replacing_folder(path: Path, keep: Path) -> Iterator[Path]:
     try:
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name[:50]}.", dir=path.parent))
     except OSError as error:
-        raise _write_error(path, error) from None
+        raise write_error(path, error) from None
     try:
         new = scratch / "new"
         new.mkdir()
@@ -46,7 +46,7 @@ def replacing_folder(path: Path, keep: Path) -> Iterator[Path]:
                 (scratch / "old").rename(path)
             raise
     except OSError as error:
-        raise _write_error(path, error) from None
+        raise write_error(path, error) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -75,11 +75,3 @@ def _is_bundle(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(told, dict) and told.get("format") == FORMAT
-
-
-def _write_error(path: Path, error: OSError) -> GraphoptError:
-    return GraphoptError(
-        f"cannot be written ({error.strerror or error})",
-        where=str(path),
-        fix="free some space or choose another place; nothing was changed",
-    )

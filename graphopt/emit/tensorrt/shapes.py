@@ -42,17 +42,14 @@ class InputSpec:
     symbols: tuple[str | None, ...]
 
 
-def parse_shapes(text: str, model: ir.Model | None = None) -> dict[str, ShapeRange]:
+def parse_shapes(text: str) -> dict[str, ShapeRange]:
     """Reads `name:least,optimal,greatest` or `name=least:optimal:greatest`, joined by commas.
 
     A shape is integers joined by `x`. A single one is all three. A semicolon may stand between
     items of the first form.
 
-    Args:
-        model: where given, the names must be inputs of it.
-
     Raises:
-        GraphoptError: if the text or a name in it is wrong.
+        GraphoptError: if the text is wrong.
     """
     shapes: dict[str, ShapeRange] = {}
     at = 0
@@ -66,11 +63,6 @@ def parse_shapes(text: str, model: ir.Model | None = None) -> dict[str, ShapeRan
         at = item.end()
     if not shapes:
         raise GraphoptError("nothing is given", where="shapes", fix=_EXAMPLE)
-    if model is not None:
-        initializers = model.graph.initializers
-        _require_known(
-            shapes, [v.name or "" for v in model.graph.inputs if v.name not in initializers]
-        )
     return shapes
 
 

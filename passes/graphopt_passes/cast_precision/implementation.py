@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from graphopt.data.feeds import Samples
 from graphopt.errors import GraphoptError
 from graphopt.ir import constant_tensor, default_opset, is_standard, measure, named_nodes
 from graphopt.pipeline.base import PassContext, PassResult
@@ -42,7 +43,7 @@ def run(options: CastPrecision, model: ir.Model, context: PassContext) -> PassRe
     if not _has_floats(Signatures(model, context.analyses.facts(model), low)):
         return PassResult(model, modified=False, notes=("there is no fp32 to cast",))
     old = default_opset(model)
-    notes = [*_raise_opset(model, context, low), *_on_samples(model, context)]
+    notes = [*_raise_opset(model, context, low), *_on_samples(context.calibration)]
     goal = _goal(options, model, low)
     decision, fidelity, fit = _decide(options, model, context, low, goal)
     rows = telling.left_rows(decision)
@@ -105,8 +106,7 @@ def _raise_opset(model: ir.Model, context: PassContext, low: LowType) -> list[st
     return [f"raised the opset from {old} to {wanted}, where {what} may be {low.name}"]
 
 
-def _on_samples(model: ir.Model, context: PassContext) -> list[str]:
-    samples = context.calibration
+def _on_samples(samples: Samples | None) -> list[str]:
     if samples is None:
         return ["no samples: what overflows is told from the structure alone (--calib measures)"]
     return [f"the ranges come from {samples.description}"] if samples.is_random else []

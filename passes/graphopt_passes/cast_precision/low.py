@@ -82,7 +82,7 @@ class LowType:
             error = held - self.round(part).astype(np.float64)
             signal += float(np.vdot(held, held))
             noise += float(np.vdot(error, error))
-        return Loss(low, high, signal, noise, array.size)
+        return Loss(low, high, (signal,), (noise,), array.size)
 
 
 @dataclass(frozen=True)
@@ -92,16 +92,26 @@ class Loss:
     Attributes:
         low: the least element, at most 0.
         high: the greatest, at least 0.
-        signal: the sum of squares.
-        noise: the sum of squared errors.
+        squares: the sum of squares of each part of it.
+        errors: the sums of squared errors.
         size: the number of all elements.
     """
 
     low: float = 0.0
     high: float = 0.0
-    signal: float = 0.0
-    noise: float = 0.0
+    squares: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
     size: int = 0
+
+    @property
+    def signal(self) -> float:
+        """The sum of squares, exact but for one rounding: parts come in any order."""
+        return math.fsum(self.squares)
+
+    @property
+    def noise(self) -> float:
+        """The sum of squared errors, likewise."""
+        return math.fsum(self.errors)
 
     @property
     def peak(self) -> float:
@@ -118,8 +128,8 @@ class Loss:
         return Loss(
             min(self.low, other.low),
             max(self.high, other.high),
-            self.signal + other.signal,
-            self.noise + other.noise,
+            self.squares + other.squares,
+            self.errors + other.errors,
             self.size + other.size,
         )
 

@@ -10,13 +10,13 @@ import onnx_ir as ir
 
 from graphopt.ir import is_standard, label
 from graphopt.ir.cost import NodeCost
+from graphopt.pipeline.notes import listed
 from graphopt_passes.cast_precision.decide import Decision
 from graphopt_passes.cast_precision.low import LowType
 from graphopt_passes.cast_precision.refit import Fit
 from graphopt_passes.cast_precision.simulate import Fidelity
 from graphopt_passes.cast_precision.tables import MOVERS, WEIGHTED
 
-NAMES_IN_A_NOTE = 3
 _SILENT = MOVERS | {"Cast", "Shape", "Size", "Constant", "Range"}
 """Operators whose type is of no interest by itself."""
 
@@ -112,9 +112,7 @@ def _is_weighted(row: dict[str, Any]) -> bool:
 
 
 def _listed(rows: list[dict[str, Any]]) -> str:
-    shown = ", ".join(f"{row['op_type']} '{row['node']}'" for row in rows[:NAMES_IN_A_NOTE])
-    more = len(rows) - NAMES_IN_A_NOTE
-    return f"{shown} and {more} more" if more > 0 else shown
+    return listed([f"{row['op_type']} '{row['node']}'" for row in rows])
 
 
 def rewrites(decision: Decision, counts: Counter[str], fit: Fit) -> dict[str, int]:

@@ -47,10 +47,6 @@ class Weight:
     shared: bool
     """Whether there is one codebook for all."""
 
-    @property
-    def codebooks(self) -> int:
-        return 1 if self.shared else self.matrix[1 if self.by_column else 0]
-
 
 def survey(
     model: ir.Model, options: ClusterWeights, excluded: set[ir.Node]

@@ -117,10 +117,10 @@ def transpose(op: Op) -> Labels:
 def view(op: Op) -> Labels:
     """Reshape, Flatten, Squeeze, Unsqueeze."""
     labels = op.labels(0)
-    return labels if labels.ndim == 0 else reshaped(op, labels, op.dims(0), op.out_dims())
+    return labels if labels.ndim == 0 else _reshaped(labels, op.dims(0), op.out_dims())
 
 
-def reshaped(op: Op, labels: Labels, old: Dims, new: Dims) -> Labels:
+def _reshaped(labels: Labels, old: Dims, new: Dims) -> Labels:
     """`labels` of a tensor of dimensions `old`, seen as one of dimensions `new`.
 
     Leading and trailing axes that stay are followed whatever their length. Between them the

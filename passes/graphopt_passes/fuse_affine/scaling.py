@@ -95,14 +95,14 @@ def contracted(weight: np.ndarray, layout: Layout, shift: np.ndarray) -> np.ndar
     return np.asarray(product.reshape(-1))
 
 
-def cast(exact: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def cast(exact: np.ndarray, dtype: np.dtype, what: str = "the folded weights") -> np.ndarray:
     """`exact` in `dtype`.
 
     Raises:
-        DeclinedError: if it is not finite there.
+        DeclinedError: that `what` would not be finite there.
     """
     with np.errstate(all="ignore"):
         rounded = np.asarray(exact, dtype)  # of scalars, too
     if not np.isfinite(rounded).all():
-        raise DeclinedError(f"the folded weights would not be finite in {dtype}")
+        raise DeclinedError(f"{what} would not be finite in {dtype}")
     return rounded

@@ -9,11 +9,11 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.rewriting import DeclinedError, Rewriter
+from graphopt_passes.fuse_affine.scaling import cast
 from graphopt_passes.fuse_gemm.linear import (
     MAX_COPY,
     MAX_PRODUCTS,
     Linear,
-    cast,
     is_row,
     linear_of,
     multiplied,
@@ -40,7 +40,7 @@ def join_products(node: ir.Node, at: Rewriter) -> bool:
     if bias is not None:
         moved = bias @ second.weight().astype(np.float64)
         row = moved if row is None else row + moved
-    shift = None if row is None else cast(row, weight.dtype)
+    shift = None if row is None else cast(row, weight.dtype, "the bias")
     _write(second, first.x, weight, shift, at)
     return True
 
@@ -172,7 +172,7 @@ def _write_conv(
     if inner is not None:
         moved = np.einsum("omk,m->o", w.reshape(o, m, -1).astype(np.float64), inner)
         outer = moved if outer is None else outer + moved
-    shift = None if outer is None else cast(outer, w.dtype)
+    shift = None if outer is None else cast(outer, w.dtype, "the bias")
     base = second.inputs[1].name if second.inputs[1] is not None else second.name
     inputs = [
         first.inputs[0],

@@ -117,16 +117,3 @@ def multiplied(one: np.ndarray, other: np.ndarray, equation: str) -> np.ndarray:
     if norms and not float(np.linalg.norm(result.astype(np.float64))) * _CANCELLATION >= norms:
         raise DeclinedError("the product of the weights is much smaller than they are")
     return np.asarray(result)
-
-
-def cast(exact: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """`exact` in `dtype`.
-
-    Raises:
-        DeclinedError: if it is not finite there.
-    """
-    with np.errstate(all="ignore"):
-        rounded = np.asarray(exact, dtype)
-    if not np.isfinite(rounded).all():
-        raise DeclinedError(f"the bias would not be finite in {dtype}")
-    return rounded

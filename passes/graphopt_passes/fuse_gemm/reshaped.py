@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.rewriting import DeclinedError, Rewriter
-from graphopt_passes.fuse_gemm.linear import MAX_COPY, Linear, cast, linear_of
+from graphopt_passes.fuse_affine.scaling import cast
+from graphopt_passes.fuse_gemm.linear import MAX_COPY, Linear, linear_of
 
 # The products that may share one matrix.
 _MOST_USERS = 8
@@ -46,7 +47,7 @@ def _serves_products(flat: ir.Node) -> bool:
 def _write(node: ir.Node, linear: Linear, x: ir.Value | None, at: Rewriter) -> None:
     row = linear.row(at)
     dtype = linear.tensor.dtype.numpy()
-    shift = None if row is None else cast(np.array(row), dtype)
+    shift = None if row is None else cast(np.array(row), dtype, "the bias")
     weight = linear.node.inputs[1]
     if linear.transposed:
         if linear.tensor.nbytes > MAX_COPY and not at.owns(linear.node, 1):

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from graphopt.ir.facts import Dims
 from graphopt.rewriting import Rewriter
+from graphopt.rewriting.axes import kept
 
 _HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _WIDE = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
@@ -273,11 +273,6 @@ class _Search:
         elements of `x` when it is broadcast."""
         dims, large = self._at.dims(value), self._at.dims(x)
         return large is not None and dims in (kept(large, axes), large)
-
-
-def kept(dims: Dims, axes: tuple[int, ...]) -> Dims:
-    """`dims` after a reduction over `axes` that keeps them."""
-    return tuple(1 if axis in axes else dim for axis, dim in enumerate(dims))
 
 
 def reduced_axes(node: ir.Node, since: int, at: Rewriter) -> tuple[int, ...] | None:

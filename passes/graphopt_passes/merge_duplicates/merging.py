@@ -198,13 +198,13 @@ def _shadowed(root: ir.Graph | ir.Function) -> set[str]:
     graphs: list[ir.Graph | ir.Function] = [root]
     while graphs:
         graph = graphs.pop()
-        names = [value.name or "" for value in graph.inputs]
+        names = {value.name or "" for value in graph.inputs}
         if isinstance(graph, ir.Graph):
-            names.extend(name for name in graph.initializers if name not in set(names))
+            names.update(graph.initializers)
         for node in graph:
-            names.extend(value.name or "" for value in node.outputs)
+            names.update(value.name or "" for value in node.outputs)
             if node.attributes:
                 graphs.extend(subgraphs(node))
-        shadowed.update(name for name in names if name in seen)
-        seen.update(names)
+        shadowed |= names & seen
+        seen |= names
     return shadowed - {""}

@@ -14,6 +14,7 @@ from graphopt.ir import (
     default_opset,
     is_standard,
     label,
+    reads,
     subgraphs,
     walk,
 )
@@ -96,7 +97,7 @@ class Regions:
             seen = [self._seen_by(v, inside, readers if v in values else ()) for v in node.outputs]
             if not any(seen):
                 inside.add(node)
-                for read in _reads(node):
+                for read in reads(node):
                     want(read)
             else:
                 entries.update((v, None) for v in wanted[place] if not self.is_fixed(v))
@@ -109,7 +110,7 @@ class Regions:
         reached: set[ir.Value] = set()
         found: set[ir.Node] = set()
         for node in region.nodes:
-            for value in _reads(node):
+            for value in reads(node):
                 if value in reached or original in self._originals(value):
                     found.add(node)
                     reached.update(node.outputs)
@@ -141,7 +142,7 @@ class Regions:
             node = current.producer()
             if node is not None and node not in found and self._place.get(node, -1) > first:
                 found.add(node)
-                stack.extend(_reads(node))
+                stack.extend(reads(node))
         return found if leads else set()
 
     def _seen_by(
@@ -188,14 +189,6 @@ class Regions:
         training = node.inputs[2] if len(node.inputs) > 2 else None
         array = constant_array(training)
         return training is None or (array is not None and not array.any())
-
-
-def _reads(node: ir.Node) -> Iterator[ir.Value]:
-    """What `node` reads, its subgraphs included."""
-    yield from (value for value in node.inputs if value is not None)
-    for graph in subgraphs(node):
-        for inner in walk(graph):
-            yield from (value for value in inner.inputs if value is not None)
 
 
 def _fixed(nodes: Sequence[ir.Node]) -> set[ir.Value]:

@@ -10,6 +10,7 @@ from graphopt.data.parts import split
 from graphopt.errors import GraphoptError
 from graphopt.ir import check, named_nodes
 from graphopt.pipeline.base import Declined, PassContext, PassResult
+from graphopt.pipeline.notes import listed
 from graphopt_passes.prune_blocks.search import Search
 from graphopt_passes.prune_blocks.survey import Priced, Survey
 from graphopt_passes.quantize.goal import goal_of
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from graphopt_passes.prune_blocks import PruneBlocks
 
 WHERE = "pass 'prune-blocks'"
-NAMES_IN_A_NOTE = 5
 
 
 def prune(options: PruneBlocks, model: ir.Model, context: PassContext) -> PassResult:
@@ -91,10 +91,9 @@ def _outcome(search: Search, priced: list[Priced], data: str) -> str:
         best = max(search.alone.values())
         return f"none of {count} residual blocks dropped; the least needed alone: {best:.1f} dB"
     names = [f"'{step.block.name}'" for step in search.dropped]
-    more = len(names) - NAMES_IN_A_NOTE
-    listed = ", ".join(names[:NAMES_IN_A_NOTE]) + (f" and {more} more" if more > 0 else "")
     return (
-        f"dropped {len(names)} of {count} residual block{'s' if count > 1 else ''}: {listed}; "
+        f"dropped {len(names)} of {count} residual block{'s' if count > 1 else ''}: "
+        f"{listed(names, most=5)}; "
         f"{search.dropped[-1].sqnr_db:.1f} dB at the output, "
         f"on {search.judge.samples} samples of {data}"
     )

@@ -79,7 +79,8 @@ class PruneChannels(Pass):
             take longer for it.
             Tensor cores prefer 16 for int8, but TensorRT pads to that itself, and small nets would
             lose most of the cut.
-        exclude: names or globs of nodes whose output channels all stay.
+        exclude: names of nodes, patterns such as `/head/*`, or operators such as `Gemm`, whose
+            output channels all stay.
         heads: cut whole attention heads (with grouped queries: groups of keys and values) rather
             than the same dimensions of every head. To do both, run the pass twice.
         groups: only list the groups, in the details of the result; see `graphopt groups`.

@@ -10,7 +10,7 @@ up for what went wrong there (section 3.2). No labels and no gradients are neede
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from graphopt.data.feeds import Feed, Samples, batches, input_specs
-from graphopt.ir import constant_array, constant_tensor, is_standard, sole_use, subgraphs
+from graphopt.ir import constant_array, constant_tensor, is_standard, label, reads, sole_use
 from graphopt.progress import Progress
 from graphopt.reconstruction import Moments, Refit, Stream
 from graphopt_passes.prune_channels.groups import Cut
@@ -68,14 +68,14 @@ def compensate(
     streams = [Stream(model, feeds, budget=HELD_BYTES) for model in (original, pruned)]
     result = Refit()
     old_nodes = list(original.graph)
+    order = {node: number for number, node in enumerate(old_nodes)}
     new_nodes = {node.outputs[0].name: node for node in pruned.graph}
     layers = _affected(original, found, cut)
     for layer in progress.track(layers, "refitting layers", len(layers)):
         before = old_nodes[layer.node]
         if isinstance(layer, Mix):
-            mixer = before.name or str(before.outputs[0].name)
             place = "is on the left" if layer.input else "has more than two axes"
-            result.declined.append((mixer, f"its weight {place}"))
+            result.declined.append((label(before), f"its weight {place}"))
             continue
         after = new_nodes[before.outputs[0].name]
         weights = LayerWeights(pruned, after, layer)
@@ -84,7 +84,7 @@ def compensate(
             result.declined.append((layer.name, reason))
             continue
         rows = Rows(layer, (before, after), found, cut, runs, free)
-        side = _side(before, found, old_nodes)
+        side = _side(before, found, order)
         places = [(1, after, str(_input(after).name)), (0, before, str(before.outputs[0].name))]
         if side is not None:
             places += [(0, before, side), (1, after, side)]
@@ -102,12 +102,8 @@ def _affected(model: ir.Model, found: Labelling, cut: Cut) -> list[Layer | Mix]:
     changed: set[str] = set()
     affected: list[Layer | Mix] = []
     for number, node in enumerate(model.graph):
-        reads = {str(v.name) for v in node.inputs if v is not None}
-        for graph in subgraphs(node):
-            for inner in ir.traversal.RecursiveGraphIterator(graph):
-                reads |= {str(v.name) for v in inner.inputs if v is not None}
         layer, mix = layers.get(number), mixes.get(number)
-        hit = bool(reads & changed)
+        hit = any(str(value.name) in changed for value in reads(node))
         if layer is not None and not is_depthwise(layer):
             hit = hit or cut.touches(layer.in_labels)
         if mix is not None:
@@ -128,7 +124,7 @@ def _is_weighted(node: ir.Node) -> bool:
     return is_standard(node, "MatMul", "Gemm") and any(constants)
 
 
-def _side(node: ir.Node, found: Labelling, nodes: list[ir.Node]) -> str | None:
+def _side(node: ir.Node, found: Labelling, order: Mapping[ir.Node, int]) -> str | None:
     """What the output of `node`, with its bias, is added to, if that is computed before it."""
     output = node.outputs[0]
     use = sole_use(output)
@@ -137,7 +133,7 @@ def _side(node: ir.Node, found: Labelling, nodes: list[ir.Node]) -> str | None:
         if constant_array(other) is None:
             shapes, name = found.facts.shapes, str(other.name)
             maker = other.producer()
-            early = maker is None or any(maker is n for n in nodes[: nodes.index(node)])
+            early = maker is None or order[maker] < order[node]
             same = name in shapes and shapes[name] == shapes[str(node.outputs[0].name)]
             return name if early and same and not other.is_initializer() else None
         output = use.outputs[0]

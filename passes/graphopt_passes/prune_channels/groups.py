@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from graphopt.pipeline.notes import listed
 from graphopt_passes.prune_channels.atoms import Labels
 from graphopt_passes.prune_channels.labelling import Balance, Labelling, Slot
 
@@ -145,7 +146,7 @@ def _name(found: Labelling, axes: list[Axis]) -> str:
             if any(labels is axis for axis in value for _, _, labels in axes)
         ]
     names = list(dict.fromkeys(makers))
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return listed(names)
 
 
 def _width(found: Labelling, atoms: Labels, axes: list[Axis]) -> int:

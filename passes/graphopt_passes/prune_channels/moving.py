@@ -33,14 +33,18 @@ class End:
 
 def follow(found: Labelling, value: ir.Value, ids: Ids) -> list[End]:
     """All ends of the channels that `value` holds, in the shape that the analysis gives it."""
-    ends = [End(None, 0, ids)] if value.is_graph_output() else []
-    for use in value.uses():
-        moved = _moved(found, use.node, use.idx, ids)
-        if moved is None:
-            ends.append(End(use.node, use.idx, ids))
-            continue
-        for output, part in moved:
-            ends += follow(found, output, part)
+    ends: list[End] = []
+    ahead = [(value, ids)]
+    while ahead:
+        value, ids = ahead.pop()
+        if value.is_graph_output():
+            ends.append(End(None, 0, ids))
+        for use in value.uses():
+            moved = _moved(found, use.node, use.idx, ids)
+            if moved is None:
+                ends.append(End(use.node, use.idx, ids))
+            else:
+                ahead += moved
     return ends
 
 

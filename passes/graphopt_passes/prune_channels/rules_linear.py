@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.ir import label
 from graphopt_passes.prune_channels.atoms import Labels
 from graphopt_passes.prune_channels.labelling import Fix, Layer
 from graphopt_passes.prune_channels.sweep import Decline, Op, Rule
@@ -182,8 +183,7 @@ def _layer(
         # A weight that is dequantized, say: its own axes go on, and the input has to hold zeros.
         op.mix(0, [in_axes[0]])
         return
-    name = op.node.name or str(op.node.outputs[0].name)
-    op.layer(Layer(op.number, name, kind, op.slot(1), groups, *in_axes, in_labels, *out))
+    op.layer(Layer(op.number, label(op.node), kind, op.slot(1), groups, *in_axes, in_labels, *out))
 
 
 def _mix_product(op: Op, left_axis: int, right_axis: int) -> None:

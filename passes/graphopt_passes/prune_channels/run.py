@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from graphopt.errors import GraphoptError, did_you_mean
-from graphopt.ir import check, infer_shapes
+from graphopt.errors import GraphoptError
+from graphopt.ir import check, infer_shapes, named_nodes
 from graphopt.pipeline.base import PassContext, PassResult
 from graphopt.reconstruction import Refit
 from graphopt.targets import Pace
@@ -41,7 +40,7 @@ RULES = {**LINEAR, **POINTWISE, **LAYOUT, **SEQUENCE}
 def prune(options: PruneChannels, model: ir.Model, context: PassContext) -> PassResult:
     """What `PruneChannels.run` does."""
     _require_data(options, context)
-    _require_names(model, options.exclude)
+    named_nodes(model, options.exclude, where="pass 'prune-channels'")
     target = Target.of(options)
     task = _prepared(options, model, context)
     first = Stage(task, task.teacher, task.found)
@@ -146,7 +145,7 @@ def analyse(
 
     Args:
         samples: tell how long free axes other than the first are.
-        exclude: names or globs of nodes whose outputs stay whole.
+        exclude: what names nodes whose outputs stay whole; see `named_nodes`.
         whole_heads: see `Sweep`.
 
     Raises:
@@ -171,17 +170,6 @@ def _require_data(options: PruneChannels, context: PassContext) -> None:
             where="prune-channels",
             fix="give some, or write prune-channels{score=l1,compensate=none}",
         )
-
-
-def _require_names(model: ir.Model, exclude: tuple[str, ...]) -> None:
-    names = [node.name for node in model.graph if node.name]
-    for glob in exclude:
-        if not any(fnmatch.fnmatchcase(name, glob) for name in names):
-            raise GraphoptError(
-                f"no node is named '{glob}'",
-                where="option 'exclude' of prune-channels",
-                fix=did_you_mean(glob, names) if names else None,
-            )
 
 
 def _alignment(options: PruneChannels, context: PassContext) -> int:

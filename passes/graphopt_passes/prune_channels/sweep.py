@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from graphopt.ir import constant_array, constant_tensor, default_opset, subgraphs
 from graphopt.ir.query import DEFAULT_DOMAINS
+from graphopt.ir.selection import is_named
 from graphopt_passes.prune_channels.atoms import Atoms, Labels
 from graphopt_passes.prune_channels.dims import Dim
 from graphopt_passes.prune_channels.facts import Facts
@@ -196,7 +196,7 @@ class Sweep:
     """Goes through the nodes in order and applies the rule of each operator.
 
     Args:
-        exclude: names or globs of nodes whose outputs stay whole.
+        exclude: what names nodes whose outputs stay whole; see `named_nodes`.
         whole_heads: whether a Reshape that splits features into heads leaves the heads to be cut,
             and not the dimensions of each.
     """
@@ -251,7 +251,7 @@ class Sweep:
         except Decline as reason:
             self._forget(before)
             self._barrier(op, f"{op} ({reason})")
-        if any(fnmatch.fnmatchcase(op.node.name or "", glob) for glob in self._exclude):
+        if any(is_named(op.node, pattern) for pattern in self._exclude):
             for value in outputs:
                 self._keep(value, "the option 'exclude'")
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from graphopt.ir import is_standard, nodes_of
+from graphopt.ir import is_standard, label, nodes_of
+from graphopt.pipeline.notes import quoted
 from graphopt_passes.prune_channels.budget import TITLES, Budget, amount, count_cost
 from graphopt_passes.prune_channels.groups import Cut, Group, step_of
 from graphopt_passes.prune_channels.labelling import Labelling
@@ -93,16 +94,14 @@ def _obstacles(model: ir.Model, found: Labelling) -> list[str]:
     weighted = ("Conv", "ConvTranspose", "Gemm", "MatMul")
     main = [node for node in model.graph if is_standard(node, *weighted)]
     open_weights = [
-        node.name or str(node.outputs[0].name)
+        label(node)
         for node in main
         if any(
             v is not None and v.is_initializer() and v.is_graph_input() for v in node.inputs[1:2]
         )
     ]
     if open_weights:
-        shown = ", ".join(f"'{name}'" for name in open_weights[:3])
-        more = f" and {len(open_weights) - 3} more" if len(open_weights) > 3 else ""
-        reasons.append(f"callers may override the weight of {shown}{more}")
+        reasons.append(f"callers may override the weight of {quoted(open_weights)}")
     inner = sum(is_standard(node, *weighted) for node in nodes_of(model)) - len(main)
     if inner:
         s = "s are" if inner > 1 else " is"

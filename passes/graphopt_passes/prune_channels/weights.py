@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from graphopt.ir import Names, constant_array
+from graphopt.ir import Names, constant_array, label
 from graphopt.reconstruction import adder_behind, conv_matrix, conv_weight, set_constant
 from graphopt_passes.prune_channels.labelling import Layer
 
@@ -130,5 +130,5 @@ class LayerWeights:
 
     def _set(self, node: ir.Node, index: int, array: Array) -> None:
         """Gives `node` its own constant, in the type of the weight."""
-        base = f"{node.name or node.outputs[0].name}.bias"
+        base = f"{label(node)}.bias"
         set_constant(Names(self._model), node, index, array.astype(self.array.dtype), base)

@@ -12,6 +12,7 @@ from graphopt.ir import constant_tensor, is_standard, sole_use, subgraphs
 from graphopt.targets.quantization import OperatorRule, QuantizationRules
 from graphopt_passes.quantize.existing import fitting_weight
 from graphopt_passes.quantize.outlets import outlet
+from graphopt_passes.quantize_weights.left import Left
 
 
 @dataclass(frozen=True)
@@ -36,34 +37,26 @@ class Candidate:
     """The node that adds it, and the index of that input."""
 
 
-@dataclass(frozen=True)
-class Declined:
-    """A node that stays float."""
-
-    node: ir.Node
-    reason: str
-
-
 def survey(
     model: ir.Model, rules: QuantizationRules, left: Mapping[ir.Node, str]
-) -> tuple[list[Candidate], list[Declined]]:
+) -> tuple[list[Candidate], list[Left]]:
     """Every node of the main graph that `rules` speak of, in order: to quantize, and to leave.
 
     Args:
         left: nodes that stay float in any case, each with the reason.
     """
     candidates: list[Candidate] = []
-    declined: list[Declined] = []
+    declined: list[Left] = []
     for node in model.graph:
         if is_standard(node, *rules.float_operators):
-            declined.append(Declined(node, rules.float_operators[node.op_type]))
+            declined.append(Left(node, rules.float_operators[node.op_type]))
         if not is_standard(node, *rules.operators):
             continue
         verdict = left.get(node) or _judge(node, rules)
         if isinstance(verdict, Candidate):
             candidates.append(verdict)
         else:
-            declined.append(Declined(node, verdict))
+            declined.append(Left(node, verdict))
     return candidates, declined
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from graphopt.data.feeds import Samples
 from graphopt.data.parts import Part, split
 from graphopt.pipeline.base import PassContext
+from graphopt.pipeline.notes import listed
 from graphopt_passes.quantize.goal import Goal, goal_of
 from graphopt_passes.quantize.judge import Judge
 from graphopt_passes.quantize.mixed import Search
@@ -16,8 +17,6 @@ from graphopt_passes.quantize.sensitivity import Layer, measure_layers
 
 if TYPE_CHECKING:
     from graphopt_passes.quantize import Quantize
-
-NAMES_IN_A_NOTE = 3
 
 
 @dataclass(frozen=True)
@@ -162,6 +161,4 @@ def _rows(layers: list[Layer], floating: frozenset[str], quantized: str) -> list
 
 
 def _listed(layers: list[Layer]) -> str:
-    names = [f"'{layer.node}' {layer.sqnr_db:.1f} dB" for layer in layers[:NAMES_IN_A_NOTE]]
-    more = len(layers) - NAMES_IN_A_NOTE
-    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+    return listed([f"'{layer.node}' {layer.sqnr_db:.1f} dB" for layer in layers])

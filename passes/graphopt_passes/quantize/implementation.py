@@ -34,14 +34,34 @@ def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
             where="pass 'quantize'",
             fix=f"it computes in {context.target.precisions_text()}",
         )
-    prepared, preparations = _prepared(options, rules, model, context)
+    given = quantized_already(model) is not None
+    canonicalizes = options.canonicalize and not given
+    canonical, simplified = canonicalize(model, context) if canonicalizes else (model, ())
+    prepared, changes = _prepared(canonical, rules, context, gelu=canonicalizes)
     quantizer = Quantizer(prepared, options, context, model)
-    quantizer, notes, details = _equalized(quantizer, options, context, model)
-    notes += quantizer.notes + telling.of_floats(quantizer)
+    quantizer, more, details = _equalized(quantizer, options, context, model)
+    told = quantizer.notes + telling.of_floats(quantizer)
     details["float"] = telling.float_rows(quantizer.declined)
-    if not quantizer.has_work:
-        return _left_as_it_is(options, model, context, notes, details)
-    notes = preparations + notes
+    if quantizer.has_work:
+        notes = simplified + changes + more + told
+        return _quantized(quantizer, options, context, notes, details)
+    if given:
+        told += ("the model is quantized already: what it brings is kept as it is",)
+    elif canonicalizes and context.target.blocked_channels:
+        finished, more = finish(canonical, context)
+        told = simplified + told + more
+        return PassResult(finished, finished is not model, notes=told, details=details)
+    return PassResult(model, False, notes=told, details=details)
+
+
+def _quantized(
+    quantizer: Quantizer,
+    options: Quantize,
+    context: PassContext,
+    notes: tuple[str, ...],
+    details: dict[str, Any],
+) -> PassResult:
+    """The model with its pairs; `notes` and `details` say what came before."""
     samples = held_out = context.calibration
     if samples is not None:
         samples, held_out = parts(options, samples)
@@ -58,38 +78,16 @@ def run(options: Quantize, model: ir.Model, context: PassContext) -> PassResult:
     notes += keep_ranges(quantizer, quantized, histograms, options.method, context)
     details["tensors"] = telling.tensor_rows(quantized, histograms)
     details["quantized"] = telling.node_rows(quantized)
-    rewrites = telling.rewrites(quantized, rules)
+    rewrites = telling.rewrites(quantized, quantizer.rules)
     written, more = finish(quantized.model, context)
     return PassResult(written, True, rewrites, notes + more, details, unmet=choice.unmet)
 
 
-def _left_as_it_is(
-    options: Quantize,
-    model: ir.Model,
-    context: PassContext,
-    notes: tuple[str, ...],
-    details: dict[str, Any],
-) -> PassResult:
-    """The result where nothing is quantized: simplified, if floats can be made fast as well."""
-    if quantized_already(model) is not None:
-        notes += ("the model is quantized already: what it brings is kept as it is",)
-    elif options.canonicalize and context.target.blocked_channels:
-        simplified, told = canonicalize(model, context)
-        finished, more = finish(simplified, context)
-        notes = told + notes + more
-        return PassResult(finished, finished is not model, notes=notes, details=details)
-    return PassResult(model, False, notes=notes, details=details)
-
-
 def _prepared(
-    options: Quantize, rules: QuantizationRules, model: ir.Model, context: PassContext
+    model: ir.Model, rules: QuantizationRules, context: PassContext, *, gelu: bool
 ) -> tuple[ir.Model, tuple[str, ...]]:
-    """The model to quantize, not `model` itself if that is changed for it, and notes on it."""
-    notes: tuple[str, ...] = ()
-    if options.canonicalize and quantized_already(model) is None:
-        model, notes = canonicalize(model, context)
-        model, more = with_gelu(model, rules, context)
-        notes += more
+    """`model` as it can be quantized, as another model if it is changed for that, and notes."""
+    model, notes = with_gelu(model, rules, context) if gelu else (model, ())
     model, more = lifted(model, context, needed_opset(model, rules.numbers))
     notes += more
     if rules.whole_products:

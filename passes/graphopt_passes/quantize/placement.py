@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -268,30 +268,31 @@ class _Planner:
 
     def groups(self, tensors: list[ir.Value]) -> tuple[tuple[ir.Value, ...], ...]:
         leader = {value: value for value in tensors}
+        # The tensors to quantize from which each value, above which the pair was moved, comes.
+        roots: dict[ir.Value, tuple[ir.Value, ...]] = {value: (value,) for value in self.demands}
         for node in self.nodes:
             if node not in self.passed:
                 continue
-            joined = node.inputs if is_standard(node, *self.rules.joins) else node.inputs[:1]
-            if self.rules.pairs_behind_movers:
-                joined = (*joined, *node.outputs)
-            roots = [root for value in joined for root in self.roots(value) if root in leader]
-            chosen = {leader[root] for root in roots}
-            leader = {v: leader[roots[0]] if w in chosen else w for v, w in leader.items()}
+            sources = node.inputs if is_standard(node, *self.rules.joins) else node.inputs[:1]
+            above = _union(roots, sources)
+            for value in node.outputs:
+                roots.setdefault(value, above)
+            joined = _union(roots, node.outputs) if self.rules.pairs_behind_movers else ()
+            leaders = [leader[root] for root in (*above, *joined) if root in leader]
+            if len(set(leaders)) > 1:
+                leader = {v: leaders[0] if w in leaders else w for v, w in leader.items()}
         members: dict[ir.Value, list[ir.Value]] = {}
         for value in tensors:
             members.setdefault(leader[value], []).append(value)
         return tuple(tuple(group) for group in members.values())
 
-    def roots(self, value: ir.Value | None) -> list[ir.Value]:
-        """The tensors to quantize from which `value`, above which the pair was moved, comes."""
-        if value is None or value in self.demands:
-            return [] if value is None else [value]
-        producer = value.producer()
-        if producer is None or producer not in self.passed:
-            return []
-        joins = is_standard(producer, *self.rules.joins)
-        sources = producer.inputs if joins else producer.inputs[:1]
-        return [root for source in sources for root in self.roots(source)]
+
+def _union(
+    roots: Mapping[ir.Value, tuple[ir.Value, ...]], values: Sequence[ir.Value | None]
+) -> tuple[ir.Value, ...]:
+    """The roots of all of `values`, each once."""
+    every = (root for value in values if value is not None for root in roots.get(value, ()))
+    return tuple(dict.fromkeys(every))
 
 
 def _is_constant(value: ir.Value) -> bool:

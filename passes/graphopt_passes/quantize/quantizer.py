@@ -17,7 +17,7 @@ from graphopt.ir import Names, constant_array
 from graphopt.pipeline.base import PassContext
 from graphopt.quantization import get_format
 from graphopt.targets.quantization import QuantizationRules, quantization_rules
-from graphopt_passes.quantize.candidates import Candidate, Declined, survey
+from graphopt_passes.quantize.candidates import Candidate, survey
 from graphopt_passes.quantize.existing import require_fit
 from graphopt_passes.quantize.gates import gate_grid
 from graphopt_passes.quantize.grids import Grid, choose_data_range, grid_of
@@ -28,6 +28,7 @@ from graphopt_passes.quantize.selection import select
 from graphopt_passes.quantize.squeezes import NARROW, narrow_squeezes
 from graphopt_passes.quantize.weights import QuantizedWeight
 from graphopt_passes.quantize.worth import SLOWER, slower_layers
+from graphopt_passes.quantize_weights.left import Left
 
 if TYPE_CHECKING:
     from graphopt_passes.quantize import Quantize
@@ -47,7 +48,7 @@ class Quantized:
 
     model: ir.Model
     candidates: list[Candidate]
-    declined: list[Declined]
+    declined: list[Left]
     placement: Placement
     grids: dict[ir.Value, Grid]
     """The scale and zero point of each tensor of the placement."""
@@ -124,7 +125,7 @@ class Quantizer:
 
     def _survey(
         self, model: ir.Model, floating: Collection[str] = ()
-    ) -> tuple[list[Candidate], list[Declined]]:
+    ) -> tuple[list[Candidate], list[Left]]:
         reasons = {**dict.fromkeys(floating, "left in float"), **self._left}
         left = {
             node: reasons[key_of(node)]

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphopt.errors import GraphoptError, did_you_mean
+from graphopt.errors import GraphoptError
 from graphopt.ir import constant_array, sole_use
+from graphopt.ir.selection import is_named, suggestion
 from graphopt.targets.quantization import QuantizationRules
 
 
@@ -43,15 +44,14 @@ def select(
     """
     chosen = Selection()
     heirs = _Heirs(original, model, rules)
-    known = list(original.graph)
     for pattern in patterns:
-        there = [node for node in known if _matches(node, pattern)]
-        found = {node for node in model.graph if _matches(node, pattern)}
+        there = [node for node in original.graph if is_named(node, pattern)]
+        found = {node for node in model.graph if is_named(node, pattern)}
         if not there and not found and not is_operator(pattern):
             raise GraphoptError(
                 f"{option}: no node or operator is called '{pattern}'",
                 where="pass 'quantize'",
-                fix=_suggestion(pattern, known),
+                fix=suggestion(pattern, original),
             )
         for node in there:
             # What is named as an operator means those that stay such operators.
@@ -69,19 +69,9 @@ def is_operator(name: str) -> bool:
     return bool(onnx.defs.has(name))
 
 
-def _matches(node: ir.Node, pattern: str) -> bool:
-    return pattern in (node.name, node.op_type) or fnmatchcase(node.name or "", pattern)
-
-
 def _is_incidental(node: ir.Node, pattern: str, rules: QuantizationRules) -> bool:
     named = pattern == node.name or fnmatchcase(node.name or "", pattern)
     return not named and node.op_type not in rules.operators
-
-
-def _suggestion(pattern: str, nodes: list[ir.Node]) -> str:
-    names = sorted({node.name for node in nodes if node.name} | {node.op_type for node in nodes})
-    hint = did_you_mean(pattern, names)
-    return hint if hint.startswith("did") else "`graphopt inspect` lists the nodes"
 
 
 class _Heirs:

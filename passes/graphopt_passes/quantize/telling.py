@@ -10,14 +10,14 @@ import numpy as np
 from graphopt.calibration import Histogram
 from graphopt.data.feeds import Samples
 from graphopt.ir import is_standard, label, nodes_of
+from graphopt.pipeline.notes import quoted
 from graphopt.targets.quantization import QuantizationRules
-from graphopt_passes.quantize.candidates import Candidate, Declined
+from graphopt_passes.quantize.candidates import Candidate
 from graphopt_passes.quantize.grids import Grid
 from graphopt_passes.quantize.placement import Placement
 from graphopt_passes.quantize.quantizer import Quantized, Quantizer
 from graphopt_passes.quantize.weights import QuantizedWeight
-
-NAMES_IN_A_NOTE = 3
+from graphopt_passes.quantize_weights.left import Left, notes_on
 
 Row = dict[str, Any]
 
@@ -43,20 +43,13 @@ def rewrites(quantized: Quantized, rules: QuantizationRules) -> dict[str, int]:
 def of_floats(quantizer: Quantizer) -> tuple[str, ...]:
     """What stays float, and why."""
     model, rules = quantizer.model, quantizer.rules
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for item in quantizer.declined:
-        reasons.setdefault((item.node.op_type, item.reason), []).append(label(item.node))
-    notes = [
-        f"{len(nodes)} {operator} left in float ({reason}): {_listed(nodes)}"
-        for (operator, reason), nodes in reasons.items()
-    ]
+    notes = notes_on(quantizer.declined, "left in float")
     top = set(model.graph)
     inner = [n for n in nodes_of(model) if n not in top and is_standard(n, *rules.operators)]
     if inner:
         notes.append(
             f"{len(inner)} node{'s' if len(inner) > 1 else ''} in subgraphs or functions left in "
-            "float: "
-            f"{_listed([label(node) for node in inner])}"
+            f"float: {quoted(label(node) for node in inner)}"
         )
     integer = {candidate.node for candidate in quantizer.candidates}
     norms = [
@@ -68,7 +61,7 @@ def of_floats(quantizer: Quantizer) -> tuple[str, ...]:
     ]
     if norms:
         notes.append(
-            f"{len(norms)} BatchNormalization left behind what is quantized: {_listed(norms)}; "
+            f"{len(norms)} BatchNormalization left behind what is quantized: {quoted(norms)}; "
             "run fuse-affine first, for speed and for better scales"
         )
     return tuple(notes)
@@ -84,17 +77,11 @@ def of_calibration(
     names = [str(value.name) for value in placement.tensors]
     dead = [name for name in names if name in histograms and histograms[name].largest == 0]
     if dead:
-        notes.append(f"always zero on the calibration data: {_listed(dead)}")
+        notes.append(f"always zero on the calibration data: {quoted(dead)}")
     return tuple(notes)
 
 
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:NAMES_IN_A_NOTE])
-    more = len(names) - NAMES_IN_A_NOTE
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def float_rows(declined: Iterable[Declined]) -> list[Row]:
+def float_rows(declined: Iterable[Left]) -> list[Row]:
     return [
         {"node": label(item.node), "op_type": item.node.op_type, "reason": item.reason}
         for item in declined

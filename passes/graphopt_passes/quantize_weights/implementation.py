@@ -11,6 +11,7 @@ import onnx_ir as ir
 from graphopt.errors import GraphoptError
 from graphopt.ir import Names, default_opset, is_standard, label, named_nodes, nodes_of
 from graphopt.pipeline.base import PassContext, PassResult
+from graphopt.pipeline.notes import quoted
 from graphopt.quantization import (
     Format,
     affine_parameters,
@@ -22,7 +23,7 @@ from graphopt.quantization import (
     symmetric_scale,
 )
 from graphopt.targets import Target
-from graphopt_passes.quantize_weights.left import Left, listed, notes_on, rows_on
+from graphopt_passes.quantize_weights.left import Left, notes_on, rows_on
 from graphopt_passes.quantize_weights.survey import (
     WEIGHT_INPUT,
     Layer,
@@ -135,5 +136,5 @@ def _notes(model: ir.Model, left: list[Left]) -> list[str]:
     top = set(model.graph)
     inner = [label(n) for n in nodes_of(model) if n not in top and is_standard(n, *operators)]
     if inner:
-        notes.append(f"{len(inner)} in subgraphs or functions left in float: {listed(inner)}")
+        notes.append(f"{len(inner)} in subgraphs or functions left in float: {quoted(inner)}")
     return notes

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from graphopt.ir import label
-
-NAMES_IN_A_NOTE = 3
+from graphopt.pipeline.notes import quoted
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ def notes_on(left: list[Left], how: str) -> list[str]:
     for item in left:
         reasons.setdefault((item.node.op_type, item.reason), []).append(label(item.node))
     return [
-        f"{len(nodes)} {operator} {how} ({reason}): {listed(nodes)}"
+        f"{len(nodes)} {operator} {how} ({reason}): {quoted(nodes)}"
         for (operator, reason), nodes in reasons.items()
     ]
 
@@ -37,10 +36,3 @@ def notes_on(left: list[Left], how: str) -> list[str]:
 def rows_on(left: list[Left]) -> list[dict[str, str]]:
     """The same for the report."""
     return [{"node": label(item.node), "reason": item.reason} for item in left]
-
-
-def listed(names: list[str]) -> str:
-    """The first few of `names`, quoted, and how many more there are."""
-    shown = ", ".join(f"'{name}'" for name in names[:NAMES_IN_A_NOTE])
-    more = len(names) - NAMES_IN_A_NOTE
-    return f"{shown} and {more} more" if more > 0 else shown

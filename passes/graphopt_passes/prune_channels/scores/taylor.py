@@ -38,7 +38,7 @@ def taylor_scores(task: Task) -> dict[int, float]:
     The sum goes over the positions and readers of a sample: it is the derivative of the loss L with
     respect to a gate on the channels (Molchanov et al. 2017, "Pruning Convolutional Neural Networks
     for Resource Efficient Inference", section 2.2; 2019, "Importance Estimation", section 3.1).
-    There are no labels: for how L is made from the outputs, see `_seeds`.
+    There are no labels: for how L is made from the outputs, see `_seed`.
 
     A group has no score if an operator without a rule (`graphopt.gradients.RULES`) is between its
     readers and the outputs, or if no layer or product reads its channels.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -74,19 +74,22 @@ def values_ahead(pair: Pair, layers: Collection[ir.Node], known: Collection[str]
     seen: set[ir.Node] = set()
     graph = pair.quantize.graph
 
-    def follow(value: ir.Value, depth: int) -> None:
+    def behind(value: ir.Value, depth: int) -> Iterator[tuple[ir.Value, int]]:
         for node, _ in value.uses():
             if node in seen or node.graph is not graph:
                 continue
             seen.add(node)
-            deeper = depth + (node in layers)
-            for output in node.outputs:
-                if deeper >= AHEAD or output.is_graph_output():
-                    found[str(output.name)] = None
-                else:
-                    follow(output, deeper)
+            yield from ((output, depth + (node in layers)) for output in node.outputs)
 
-    follow(pair.dequantize.outputs[0], 0)
+    path = [behind(pair.dequantize.outputs[0], 0)]  # a recursion would be as deep as the graph
+    while path:
+        output, depth = next(path[-1], (None, 0))
+        if output is None:
+            path.pop()
+        elif depth >= AHEAD or output.is_graph_output():
+            found[str(output.name)] = None
+        else:
+            path.append(behind(output, depth))
     return [name for name in found if name in known]
 
 

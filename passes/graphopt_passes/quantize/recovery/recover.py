@@ -12,7 +12,6 @@ In the order of the graph, on the model as it is by then:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +112,7 @@ def recover(
         for row in recovery.rows:
             row["kept"] = []
         return recovery
-    _apply(quantized, recovery, search.layers)
+    _apply(quantized, recovery)
     kept = [row for row in recovery.rows if row["kept"]]
     recovery.notes.append(
         f"recovery: {len(recovery.factors)} scales of data and "
@@ -141,6 +140,7 @@ class _Search:
         self.limits = limits
         self.steps = steps
         self.recovery = recovery
+        self._names = Names(trial)
         self._integer = {n for n in trial.graph if n.outputs and key_of(n) in self.layers}
         self._alone = {str(g[0].name) for g in quantized.placement.groups if len(g) == 1}
         self._fixed: set[ir.Node] = set()
@@ -207,7 +207,7 @@ class _Search:
             shifts=self.steps.bias and layer.can_shift,
         )
         choice = better(problem, evidence)
-        layer.write(Names(self.trial), choice.weight)
+        layer.write(self._names, choice.weight)
         stored = choice.weight.integers.astype(np.int8)
         self.recovery.weights[key] = replace(choice.weight, integers=stored)
         reason = None
@@ -237,7 +237,7 @@ def _scale(pair: Pair, factor: float) -> None:
     )
 
 
-def _apply(quantized: Quantized, recovery: Recovery, layers: Iterable[str]) -> None:
+def _apply(quantized: Quantized, recovery: Recovery) -> None:
     """Makes the changes of `recovery` in the model itself, and in what is known of it."""
     grids = {str(value.name): value for value in quantized.grids}
     names = Names(quantized.model)
