@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager
 
 import onnx_ir as ir
 
+from graphopt.calibration.channels import Channels
 from graphopt.calibration.histogram import Histogram
 from graphopt.calibration.plan import BUDGET_BYTES, Plan
-from graphopt.calibration.watching import HistogramObserver, Observer, S, merge
+from graphopt.calibration.watching import ChannelObserver, HistogramObserver, Observer, S, merge
 from graphopt.calibration.workers import DASK, Window, Workers, dask, processes, threads
 from graphopt.data.feeds import Feed, Samples
 from graphopt.data.files import FileSamples
@@ -52,6 +53,30 @@ def collect(
             there are no samples, or no such backend.
     """
     observers = dict.fromkeys(names, HistogramObserver())
+    return watch(
+        model, observers, samples, progress, limit=limit, budget=budget, jobs=jobs, backend=backend
+    )
+
+
+def collect_channels(
+    model: ir.Model,
+    axes: Mapping[str, int],
+    samples: Samples,
+    progress: Progress | None = None,
+    *,
+    limit: int | None = None,
+    budget: int = BUDGET_BYTES,
+    jobs: int = 1,
+    backend: str | None = None,
+) -> dict[str, Channels]:
+    """What is known of each channel of tensors of the main graph, over `samples`.
+
+    Args:
+        axes: the axis of the channels, by the tensor's name; negative ones count from the last.
+
+    The other arguments, the errors, and what is the same to the bit: see `collect`.
+    """
+    observers = {name: ChannelObserver(axis) for name, axis in axes.items()}
     return watch(
         model, observers, samples, progress, limit=limit, budget=budget, jobs=jobs, backend=backend
     )

@@ -71,7 +71,7 @@ class Histogram:
         """
         # Adding 0.0 makes -0.0 into 0.0, which of the two comes first must not matter.
         low, high = low + 0.0, high + 0.0
-        _refuse_not_finite(low, high)
+        refuse_not_finite(low, high)
         largest = max(-low, high)
         if largest == 0:
             return cls(low, high, counted.size)
@@ -127,7 +127,7 @@ class Histogram:
         return float(self.magnitudes()[first:].sum() / self.size)
 
 
-def _refuse_not_finite(low: float, high: float) -> None:
+def refuse_not_finite(low: float, high: float) -> None:
     """Raises ValueError if the least or the greatest of some values is NaN or infinite."""
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("NaN" if math.isnan(low) or math.isnan(high) else "an infinite value")

@@ -29,10 +29,12 @@ class Positions:
     batches, provided that the batch is the outermost axis.
 
     Attributes:
+        samples: how many samples the tensor holds, one behind the other.
         shape: of a sample: (size,), or (channels, height, width).
         steps: from one position to the next, along each axis of `shape`.
     """
 
+    samples: int
     shape: tuple[int, ...]
     steps: tuple[int, ...]
 
@@ -44,7 +46,7 @@ class Positions:
         step = max(1, -(-size // POSITIONS))
         while 1 < step < size and math.gcd(step, size) > 1:
             step += 1
-        return cls((size,), (step,))
+        return cls(samples, (size,), (step,))
 
     @classmethod
     def of_maps(cls, channels: int, height: int, width: int) -> Positions:
@@ -54,7 +56,9 @@ class Positions:
         """
         down, across = _odd_steps(height), _odd_steps(width)
         i = j = 0
-        while (found := cls((channels, height, width), (1, down[i], across[j]))).count > POSITIONS:
+        while (
+            found := cls(1, (channels, height, width), (1, down[i], across[j]))
+        ).count > POSITIONS:
             narrower = j + 1 < len(across) and (j <= i or i + 1 == len(down))
             if not narrower and i + 1 == len(down):
                 break
@@ -78,6 +82,14 @@ class Positions:
             return values
         chosen = (slice(None), *(slice(None, None, step) for step in self.steps))
         return np.ascontiguousarray(values.reshape(-1, *self.shape)[chosen])
+
+    def indices(self) -> np.ndarray[Any, np.dtype[np.intp]]:
+        """intp [samples, n]: the positions in the tensor laid flat."""
+        within = np.zeros(1, np.intp)
+        for length, step in zip(self.shape, self.steps, strict=True):
+            within = np.add.outer(within * length, np.arange(0, length, step)).ravel()
+        starts = np.arange(self.samples, dtype=np.intp) * math.prod(self.shape)
+        return np.add.outer(starts, within)
 
 
 def _odd_steps(length: int) -> list[int]:

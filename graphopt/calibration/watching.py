@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.calibration.channels import Channels
 from graphopt.calibration.histogram import Histogram
 from graphopt.calibration.positions import Positions
 from graphopt.calibration.sketches import Sketch, sketched
@@ -23,7 +24,7 @@ class Statistic(Protocol):
     """What is known of a tensor's values: parts merge, in any order, to the same whole."""
 
     def merge(self, other: Any, /) -> Any:
-        """The statistic of the values of both."""
+        """The statistic of the values of both; ValueError if they cannot be of one tensor."""
         ...
 
 
@@ -52,6 +53,16 @@ class HistogramObserver:
     def __call__(self, values: np.ndarray[Any, Any], samples: int, /) -> Histogram:
         positions = self.positions or Positions.of(values.size, samples)
         return Histogram.of(values, positions.take(values))
+
+
+@dataclass(frozen=True)
+class ChannelObserver:
+    """Range, mean and distribution of each channel along `axis`."""
+
+    axis: int
+
+    def __call__(self, values: np.ndarray[Any, Any], samples: int, /) -> Channels:
+        return Channels.of(values, self.axis, samples)
 
 
 @dataclass(frozen=True)
@@ -100,9 +111,10 @@ class Watch(Generic[S]):
                     statistic: Any = None
                     if name in sketches:
                         statistic = sketches[name].histogram(values)
-                    if statistic is None:
-                        seen = self._whole(name, feed) if name in sketches else values.pop(name)
-                        statistic = self._observe(name, seen, samples)
+                        if statistic is None:
+                            statistic = self._observe(name, self._whole(name, feed), samples)
+                    else:
+                        statistic = self._observe(name, values.pop(name), samples)
                     merge(found, name, statistic)
         return found
 
@@ -146,7 +158,10 @@ class Watch(Generic[S]):
 
 def merge(found: dict[str, S], name: str, statistic: S) -> None:
     """Adds `statistic` to what is found of the tensor `name`."""
-    found[name] = found[name].merge(statistic) if name in found else statistic
+    try:
+        found[name] = found[name].merge(statistic) if name in found else statistic
+    except ValueError as error:
+        raise GraphoptError(f"has {error}", where=f"tensor '{name}'") from None
 
 
 def _is_float(dtype: np.dtype[Any]) -> bool:

@@ -25,7 +25,7 @@ arrays = st.one_of(floats32, floats64)
 
 
 def state(statistic: object) -> tuple[object, ...]:
-    """All that a histogram is, to the bit."""
+    """All that a histogram, or what is known of channels, is, to the bit."""
     values = (getattr(statistic, f.name) for f in fields(statistic))
     return tuple((np.asarray(v).dtype.str, np.asarray(v).tobytes()) for v in values)
 

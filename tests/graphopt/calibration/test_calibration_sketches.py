@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import onnx.parser
 import onnx_ir as ir
@@ -84,16 +82,16 @@ def test_histograms_are_those_of_the_values(
 @pytest.mark.parametrize("height", [1, 7, 14, 56, 60, 112, 1000])
 @pytest.mark.parametrize("channels", [1, 3, 64, 2048])
 def test_positions_in_maps_meet_every_channel_and_no_pattern(channels: int, height: int) -> None:
-    shape = (channels, height, 2 * height)
-    found = Positions.of_maps(*shape)
-    assert min(math.prod(shape), POSITIONS) / 4 <= found.count <= max(POSITIONS, 4 * channels)
-    channel, row, column = (
-        found.take(np.broadcast_to(places, shape)).ravel()
-        for places in np.indices(shape, sparse=True)
-    )
-    assert len(channel) == found.count
-    assert set(channel.tolist()) == set(range(channels))
-    for axis, length in ((row, height), (column, 2 * height)):
+    width = 2 * height
+    found = Positions.of_maps(channels, height, width)
+    indices = found.indices()[0]
+    size = channels * height * width
+    if size < 1 << 24:
+        assert found.take(np.arange(size)).ravel().tolist() == indices.tolist()
+    where = np.unravel_index(indices, (channels, height, width))
+    assert set(where[0].tolist()) == set(range(channels))
+    assert min(size, POSITIONS) / 4 <= len(indices) <= max(POSITIONS, 4 * channels)
+    for axis, length in zip(where[1:], (height, width), strict=True):
         for period in (2, 3, 5, 7):
             if length % period == 0 and len(set(axis.tolist())) >= period:
                 assert len(set((axis % period).tolist())) == period

@@ -15,7 +15,7 @@ from models import model as parse
 from observed import NAMES, NET, samples, state
 from onnx.reference import ReferenceEvaluator
 
-from graphopt.calibration import Histogram, collect
+from graphopt.calibration import Histogram, collect, collect_channels
 from graphopt.calibration.plan import Plan
 from graphopt.calibration.positions import POSITIONS, Positions
 from graphopt.calibration.watching import HistogramObserver
@@ -228,17 +228,29 @@ SIZES = [1, 7, POSITIONS, POSITIONS + 1, 602_112, 1 << 20, 3 * 5 * 7 * 2048]
 @pytest.mark.parametrize("size", SIZES)
 def test_positions_meet_every_channel_and_every_column(size: int) -> None:
     found = Positions.of(2 * size, 2)
-    indices = found.take(np.arange(2 * size)).reshape(2, -1)
+    indices = found.indices()
     assert size <= POSITIONS or POSITIONS * 0.4 < indices.shape[1] <= POSITIONS
     assert (indices[1] - indices[0] == size).all()
+    assert found.take(np.arange(2 * size)).ravel().tolist() == indices.ravel().tolist()
     for period in (2, 3, 7, 16, 64):
         if size % period == 0:
             assert len(set((indices[0] % period).tolist())) == period
 
 
 def test_what_does_not_divide_into_samples_is_one() -> None:
-    assert Positions.of(7, 2) == Positions((7,), (1,))
-    assert Positions.of(0, 0) == Positions((0,), (1,))
+    assert Positions.of(7, 2) == Positions(1, (7,), (1,))
+    assert Positions.of(0, 0) == Positions(1, (0,), (1,))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_channels_that_are_not_finite_and_axes_that_are_not_there(bad: float) -> None:
+    net = parse(NET)
+    data = np.ones((3, 4), np.float32)
+    with pytest.raises(GraphoptError, match=r"tensor 'a': takes a shape of rank 2, without axis 2"):
+        collect_channels(net, {"a": 2}, samples(net, data))
+    data[2, 1] = bad
+    with pytest.raises(GraphoptError, match=r"tensor 'a': takes .* on the calibration data"):
+        collect_channels(net, {"a": 1}, samples(net, data))
 
 
 MEMORY = """

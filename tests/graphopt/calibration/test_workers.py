@@ -15,7 +15,7 @@ import pytest
 from models import model as parse
 from observed import NAMES, NET, samples, state
 
-from graphopt.calibration import collect, workers
+from graphopt.calibration import collect, collect_channels, workers
 from graphopt.data.arrays import ArrayFolder
 from graphopt.data.feeds import Feed, Samples, input_specs
 from graphopt.errors import GraphoptError, ToleranceError
@@ -107,6 +107,10 @@ def test_processes_and_dask_find_the_same_to_the_bit(
     assert expected == states(collect(net, TENSORS, others[0], budget=BUDGET))
     for source in (one, *others):
         assert states(collect(net, TENSORS, source, budget=BUDGET, **where)) == expected
+    axes = {"r": 1, "f": -1}
+    alone = states(collect_channels(net, axes, one, budget=BUDGET))
+    for source in (one, *others):
+        assert states(collect_channels(net, axes, source, budget=BUDGET, **where)) == alone
 
 
 @pytest.mark.parametrize("limit", [1, 5, 100])
