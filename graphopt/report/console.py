@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
+from rich.table import Table
 
 PLAIN_WIDTH = 10_000
 
@@ -14,3 +17,17 @@ def report_console() -> Console:
     """
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+
+
+def report_table(*names: str, numbers: Sequence[str] = ()) -> Table:
+    """A table with columns of text, and of `numbers` to the right of them.
+
+    What is too wide for the terminal goes on in the next line: a name that is cut off cannot be
+    told from its neighbours, and a number that is cut off is another number.
+    """
+    table = Table()
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
