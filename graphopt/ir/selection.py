@@ -43,4 +43,4 @@ def named_nodes(
 def _suggestion(pattern: str, model: ir.Model) -> str:
     names = {node.name for node in model.graph if node.name} | {n.op_type for n in model.graph}
     hint = did_you_mean(pattern, sorted(names))
-    return hint if hint.startswith("did") else "`graphopt inspect` lists the nodes"
+    return hint if hint.startswith("did") else "`graphopt inspect --json` lists the nodes"

@@ -5,11 +5,12 @@ M marks what was measured by building with TensorRT-RTX 1.7, R what NVIDIA's doc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from graphopt.errors import GraphoptError, did_you_mean
+from graphopt.errors import GraphoptError, any_of, did_you_mean
 from graphopt.targets.pace import MLAS_PACE, Pace
 
 # R: the channel multiples that fill a tensor core ("Optimizing for Tensor Cores"; fp32 is TF32).
@@ -144,8 +145,18 @@ def get_target(name: str) -> Target:
         GraphoptError: if there is none; it names the nearest one.
     """
     if name not in _TARGETS:
-        raise GraphoptError(f"there is no target '{name}'", fix=did_you_mean(name, [*_TARGETS]))
+        raise GraphoptError(f"there is no target '{name}'", fix=_meant(name))
     return _TARGETS[name]
+
+
+def _meant(name: str) -> str:
+    """What to write in place of `name`: SM numbers are no words to be misspelt."""
+    number = re.fullmatch(r"(?:sm|compute)?[_ ]?(\d+)\.?(\d)[af]?", name.lower())
+    if number is None:
+        hint = did_you_mean(name, [*_TARGETS])
+        return hint if hint.startswith("did") else f"{hint}; 'graphopt targets' says what they are"
+    of_that_sm = [key for key, target in _TARGETS.items() if target.sm == ".".join(number.groups())]
+    return any_of(of_that_sm[:3]) if of_that_sm else "'graphopt targets' lists what is known"
 
 
 def target_names() -> tuple[str, ...]:
