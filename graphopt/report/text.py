@@ -45,7 +45,7 @@ def print_report(report: Report, *, explain: bool = False) -> None:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
     if report.output is not None:
         console.print(f"wrote {escape(report.output)}")
-    else:
+    elif report.evaluation is not None and not report.evaluation.met:
         console.print("[red]no model was written[/]: the score fell by more than --max-drop")
     for unmet in report.unmet:
         console.print(f"[red]not reached[/] by {escape(unmet)}")
@@ -123,7 +123,8 @@ def _macs_row(before: ModelFigures, after: ModelFigures) -> tuple[str, int | Non
 
 def _print_verification(console: Console, verification: Verification) -> None:
     if verification.skipped is not None:
-        console.print(f"not verified: {escape(verification.skipped)}")
+        if verification.mode == "off":  # otherwise it is a warning, further down
+            console.print(f"not verified: {escape(verification.skipped)}")
         return
     console.print(f"verified on {escape(verification.inputs)}")
     for check in verification.checks:
