@@ -24,9 +24,9 @@ from graphopt.errors import GraphoptError
 def graphopt() -> None:
     """Make an ONNX model smaller and faster, and show that it still works.
 
-    \b
-    Exit status: 0 done; 1 the result breaches a tolerance or --max-drop, or a pass misses
-    what it was told to reach, or check finds no way to an engine; 2 bad usage or bad input.
+    Exit status: 0 done; 1 the result breaches a tolerance or --max-drop, or a pass misses what it
+    was told to reach, or check finds no way to an engine; 2 bad usage or bad input; 130
+    interrupted.
     """
 
 
@@ -40,7 +40,8 @@ def main() -> None:
         # Not `graphopt()`: it takes a reader that left for an error of status 1.
         with graphopt.make_context("graphopt", sys.argv[1:]) as context:
             graphopt.invoke(context)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where the caller has closed it
+            sys.stdout.flush()
         status = 0
     except click.exceptions.Exit as end:
         status = end.exit_code

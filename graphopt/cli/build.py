@@ -9,10 +9,16 @@ import click
 from graphopt.cli.options import gpu_option, json_option, shapes_option, timeout_option
 
 
-@click.command()
+@click.command(short_help="Build a TensorRT engine; no GPU is needed.")
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", "output", metavar="OUT", required=True, type=click.Path(path_type=Path)
+    "-o",
+    "--output",
+    "output",
+    metavar="OUT",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The engine file to write; for a bundle its folder.",
 )
 @gpu_option
 @shapes_option

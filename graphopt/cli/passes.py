@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from typing import TYPE_CHECKING
+import types
+import typing
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 import click
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from graphopt.pipeline.base import Pass
 
 
-@click.command()
+@click.command(short_help="List passes and presets, or show the options of a pass.")
 @click.argument("name", required=False)
 def passes(name: str | None) -> None:
     """List the passes and presets, or show the options of the pass NAME."""
@@ -47,16 +49,29 @@ def _described(cls: type[Pass]) -> str:
         inspect.getdoc(cls) or "",
     ]
     options = dataclasses.fields(cls)
+    hints = typing.get_type_hints(cls) if options else {}
     if options:
         lines += ["", "Options:"]
     for option in options:
         required = option.default is dataclasses.MISSING
         default = "required" if required else f"default {_shown(option.default)}"
-        lines.append(f"  {option.name}: {option.type} ({default})")
+        lines.append(f"  {option.name}: {_type(hints[option.name])} ({default})")
     needs = ", ".join(need.value for need in cls.needs)
     if needs:
         lines += ["", f"Needs {needs}."]
     return "\n".join(lines)
+
+
+def _type(hint: Any) -> str:
+    """What can be written for an option of type `hint`, as pipeline text has it."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        return " | ".join(map(_type, arguments))
+    if origin is tuple:
+        return f"[{_type(arguments[0])}, ...]"
+    return "none" if hint is type(None) else hint.__name__
 
 
 def _shown(value: object) -> str:

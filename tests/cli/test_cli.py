@@ -211,7 +211,10 @@ def test_passes_lists_and_explains(folder: Path) -> None:
     for name in ("fold-constants", "eliminate-dead", "fuse-affine", "prune-channels", "quantize"):
         assert name in listing
     assert "simplify" in listing
-    assert "ratio" in graphopt("passes", "prune-channels", cwd=folder).stdout
+    pruning = graphopt("passes", "prune-channels", cwd=folder).stdout
+    assert "ratio: float | none (default none)" in pruning
+    assert "compensate: ls | scale-shift | bias | none (default ls)" in pruning
+    assert "exclude: [str, ...] (default [])" in pruning
     assert "fold-constants" in graphopt("passes", "simplify", cwd=folder).stdout
     assert "did you mean 'quantize'" in bad(folder, "passes", "quantise")
 
@@ -244,6 +247,22 @@ def test_a_full_output_is_one_line(folder: Path) -> None:
         )
     assert done.returncode == 2
     assert done.stderr == "graphopt: the output cannot be written (No space left on device)\n"
+
+
+@pytest.mark.parametrize("closed", ["1", "2", "1 2"])
+def test_closed_outputs_are_no_traceback(folder: Path, closed: str) -> None:
+    redirections = " ".join(f"{number}>&-" for number in closed.split())
+    shell = f'exec "$0" optimize m.onnx -o out.onnx --no-latency {redirections}'
+    done = subprocess.run(
+        ["sh", "-c", shell, str(GRAPHOPT)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+    onnx.checker.check_model(str(folder / "out.onnx"))
 
 
 def test_files_must_not_be_one_another(folder: Path) -> None:
