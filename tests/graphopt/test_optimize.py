@@ -1,4 +1,4 @@
-"""`graphopt.optimize` and `graphopt.save` for whoever calls them: mistakes, and what is warned of."""
+"""`graphopt.optimize` and `graphopt.save` as their callers see them: mistakes and warnings."""
 
 from __future__ import annotations
 
