@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Union
 
 import click
 
+from graphopt.errors import GraphoptError
+
 if TYPE_CHECKING:
     from graphopt.pipeline.base import Pass
 
@@ -30,26 +32,34 @@ def passes(name: str | None) -> None:
     width = max(map(len, (*pass_names(), *PRESETS)))
     click.echo("Passes:")
     for each in pass_names():
-        cls = find_pass(each)
-        kind = f"{cls.stage.name.lower()}, {cls.effect.value}"
-        click.echo(f"  {each:<{width}}  {_summary(cls)} [{kind}]")
+        click.echo(f"  {each:<{width}}  {_listed(each)}")
     click.echo("\nPresets:")
     for preset, text in PRESETS.items():
         click.echo(f"  {preset:<{width}}  {text}")
 
 
-def _summary(cls: type[Pass]) -> str:
-    return (inspect.getdoc(cls) or "").partition("\n")[0]
+def _listed(name: str) -> str:
+    """What it does; one that cannot be loaded does not keep the others from being seen."""
+    from graphopt.pipeline.registry import find_pass
+
+    try:
+        cls = find_pass(name)
+    except GraphoptError as error:
+        return f"unusable: {error.what}"
+    summary = (inspect.getdoc(cls) or "").partition("\n")[0]
+    return f"{summary} [{cls.stage.name.lower()}, {cls.effect.value}]"
 
 
 def _described(cls: type[Pass]) -> str:
+    from graphopt.options import option_types
+
     lines = [
         f"{cls.name} ({cls.stage.name.lower()}, {cls.effect.value})",
         "",
         inspect.getdoc(cls) or "",
     ]
     options = dataclasses.fields(cls)
-    hints = typing.get_type_hints(cls) if options else {}
+    hints = option_types(cls, f"pass '{cls.name}'") if options else {}
     if options:
         lines += ["", "Options:"]
     for option in options:

@@ -185,6 +185,12 @@ def _take_given(
     spec: InputSpec, shapes: ShapeRange, known: dict[str, tuple[int, int, int]]
 ) -> None:
     where = f"shapes of '{spec.name}'"
+    if len(shapes) != 3 or not all(isinstance(shape, (list, tuple)) for shape in shapes):
+        raise GraphoptError(
+            f"{shapes} is not three shapes",
+            where=where,
+            fix="give the least, the optimal and the greatest",
+        )
     if any(len(shape) != len(spec.dims) for shape in shapes):
         raise GraphoptError(
             f"the input has {len(spec.dims)} dimensions, the given shape has another number",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -103,6 +104,12 @@ def test_names_are_checked_against_the_model() -> None:
         parse_shapes("imge=1x2", model)
     with pytest.raises(GraphoptError, match="no input 'w'"):
         parse_shapes("w=2", model)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 4), ((1, 3), (1, 3))])
+def test_one_shape_where_three_belong_is_told(shape: Any) -> None:
+    with pytest.raises(GraphoptError, match=r"shapes of 'a': .* is not three shapes; give the"):
+        profile_of([spec("a", "n", 3)], {"a": shape})
 
 
 def test_a_dynamic_first_axis_can_be_a_batch() -> None:
