@@ -130,7 +130,7 @@ def writable_path(path: str | os.PathLike[str]) -> Path:
     given = Path(path)
     try:
         path = given.resolve() if given.is_symlink() else given
-        mode = path.stat().st_mode if path.exists() else None
+        mode = given.stat().st_mode if given.exists() else None
     except OSError as error:
         raise _write_error(given, error) from None
     require_folder(path.parent)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
+from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
@@ -10,13 +13,23 @@ from rich.table import Table
 PLAIN_WIDTH = 10_000
 
 
+class _ReportConsole(Console):
+    """One that leaves it to its caller what becomes of a reader that went away.
+
+    Rich ends the process with status 1, which says here that a result breaches a tolerance.
+    """
+
+    def on_broken_pipe(self) -> NoReturn:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def report_console() -> Console:
     """Standard output, as wide as the terminal.
 
     Into a pipe or a file nothing is folded: a row of a table stays a line, for `grep` and its like.
     """
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+    console = _ReportConsole(highlight=False)
+    return console if console.is_terminal else _ReportConsole(highlight=False, width=PLAIN_WIDTH)
 
 
 def report_table(*names: str, numbers: Sequence[str] = ()) -> Table:

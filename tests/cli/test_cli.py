@@ -106,6 +106,7 @@ def test_bad_places(folder: Path) -> None:
     assert "is a folder" in bad(folder, *optimize(output="."))
     assert "the output folder does not exist" in bad(folder, *optimize("--json", "no/r.json"))
     assert "the output folder does not exist" in bad(folder, *optimize("--dump", "no"))
+    assert "/dev/stdout: is not a regular file" in bad(folder, *optimize("--json", "/dev/stdout"))
 
 
 def test_a_full_disk(folder: Path) -> None:
@@ -219,11 +220,21 @@ def test_passes_lists_and_explains(folder: Path) -> None:
     assert "did you mean 'quantize'" in bad(folder, "passes", "quantise")
 
 
-def test_a_reader_that_goes_away_is_no_traceback(folder: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inspect", "m.onnx", "--json"),
+        ("inspect", "m.onnx"),
+        ("passes", "quantize"),
+        ("optimize", "m.onnx", "-o", "o.onnx", "--no-latency"),
+    ],
+    ids=" ".join,
+)
+def test_a_reader_that_goes_away_is_no_traceback(folder: Path, arguments: tuple[str, ...]) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [str(GRAPHOPT), "inspect", "m.onnx", "--json"],
+        [str(GRAPHOPT), *arguments],
         cwd=folder,
         stdout=write,
         stderr=subprocess.PIPE,

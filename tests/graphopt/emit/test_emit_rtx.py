@@ -316,9 +316,7 @@ def test_target_and_shapes_may_be_text(tmp_path: Path) -> None:
 
 
 def test_a_missing_model_or_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(
-        GraphoptError, match=r"from a ModelProto; write one with graphopt\.save"
-    ):
+    with pytest.raises(GraphoptError, match=r"from a ModelProto; write one with graphopt\.save"):
         build_engine(models.float_net(), tmp_path / "e", target="sm86")  # type: ignore[arg-type]
     with pytest.raises(GraphoptError, match=r"nowhere\.onnx: no such file"):
         build_engine(tmp_path / "nowhere.onnx", tmp_path / "e", target=get_target("sm86"))
