@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
 
 import click
@@ -36,6 +37,8 @@ for command in (optimize, build, check, compare, inspect, sensitivity, groups, p
 
 def main() -> None:
     """The entry point: runs a command; what the user can mend is one line, never a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that its encoding does not have
     try:
         # Not `graphopt()`: it takes a reader that left for an error of status 1.
         with graphopt.make_context("graphopt", sys.argv[1:]) as context:

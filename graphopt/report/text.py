@@ -182,7 +182,7 @@ def print_sensitivity(sensitivity: Sensitivity) -> None:
             escape(layer.op_type),
             share,
             f"{layer.sqnr_db:.1f}",
-            "█" * filled,
+            ("#" if console.options.ascii_only else "█") * filled,
             "float" if layer.precision == "float" else "",
         )
     console.print(table)

@@ -276,6 +276,23 @@ def test_closed_outputs_are_no_traceback(folder: Path, closed: str) -> None:
     onnx.checker.check_model(str(folder / "out.onnx"))
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_names_that_an_encoding_does_not_have_are_escaped(folder: Path, encoding: str) -> None:
+    named = onnx.load(folder / "m.onnx")
+    named.graph.node[0].name = "schön 名 [b]"
+    onnx.save(named, folder / "named.onnx")
+    done = subprocess.run(
+        [str(GRAPHOPT), "inspect", "named.onnx"],
+        cwd=folder,
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )
+    assert done.returncode == 0, done.stderr
+    expected = "schön 名 [b]".encode(encoding, "backslashreplace")
+    assert expected in done.stdout
+
+
 def test_files_must_not_be_one_another(folder: Path) -> None:
     quantize = ("--preset", "int8", "--calib", "calib.npz")
     assert "is both -o and --json" in bad(folder, *optimize("--json", "out.onnx"))
