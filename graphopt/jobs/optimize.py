@@ -36,7 +36,7 @@ from graphopt.report.model import (
 from graphopt.runtime.latency import latencies
 from graphopt.runtime.session import Session
 from graphopt.runtime.tap import observed_shapes
-from graphopt.targets import get_target
+from graphopt.targets import Target, get_target
 
 VERIFY_SAMPLES = 8
 
@@ -67,7 +67,7 @@ def optimize(
     calibration: SampleSource | None = None,
     evaluation: EvaluationSource | None = None,
     max_drop: float | None = None,
-    target: str = "generic",
+    target: str | Target = "generic",
     verify: Mode = "final",
     tolerance: float | None = None,
     latency: bool = False,
@@ -144,7 +144,7 @@ def optimize(
             result.model,
             pipeline,
             source_sha256=digest,
-            target=target,
+            target=context.target.name,
             calibration=str(calibration) if isinstance(calibration, (str, os.PathLike)) else None,
         )
     after = _figures(result.model, probes, context)
@@ -165,7 +165,7 @@ def optimize(
         source=str(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__,
         source_sha256=digest,
         pipeline=str(pipeline),
-        target=target,
+        target=context.target.name,
         versions=versions(),
         calibration=context.calibration.description if context.calibration else None,
         before=before,
@@ -201,7 +201,7 @@ def _context(
     model: ir.Model,
     calibration: SampleSource | None,
     evaluation: EvaluationSource | None,
-    target: str,
+    target: str | Target,
     progress: Progress | None,
 ) -> PassContext:
     samples = None if calibration is None else as_samples(calibration, input_specs(model))

@@ -138,14 +138,16 @@ class Target:
         return ", ".join(name for name in _TENSOR_CORES if name in self.precisions)
 
 
-def get_target(name: str) -> Target:
-    """The target called `name`.
+def get_target(name: str | Target) -> Target:
+    """The target called `name`; a target is itself.
 
     Raises:
         GraphoptError: if there is none; it names the nearest one.
     """
+    if isinstance(name, Target):
+        return name
     if name not in _TARGETS:
-        raise GraphoptError(f"there is no target '{name}'", fix=_meant(name))
+        raise GraphoptError(f"there is no target '{name}'", fix=_meant(str(name)))
     return _TARGETS[name]
 
 

@@ -13,6 +13,7 @@ from models import MLP, model, proto
 import graphopt
 from graphopt.jobs import optimize as job
 from graphopt.report.text import print_report
+from graphopt.targets import get_target
 
 RESIZED = """
     <ir_version: 9, opset_import: ["" : 17]>
@@ -35,6 +36,7 @@ def optimize(**options: Any) -> graphopt.Optimized:
         (lambda: optimize(max_drop=float("nan")), "max_drop must be a number of at least 0"),
         (lambda: optimize(jobs=0), "jobs must be at least 1, not 0"),
         (lambda: optimize(ranges="r.json"), "--ranges r.json: no pass of the pipeline takes or"),
+        (lambda: optimize(target=None), "there is no target 'None'; known: "),
         (lambda: graphopt.save(proto(MLP), "m.onnx"), "cannot save a ModelProto; give an onnx_ir"),
         (lambda: graphopt.save(optimize(), "m.onnx"), "cannot save a Optimized; give an onnx_ir"),
     ],
@@ -42,6 +44,11 @@ def optimize(**options: Any) -> graphopt.Optimized:
 def test_a_mistake_is_told_in_one_line(call: Callable[[], object], message: str) -> None:
     with pytest.raises(graphopt.GraphoptError, match=re.escape(message)):
         call()
+
+
+def test_a_target_may_be_given_as_an_object() -> None:
+    result = optimize(target=get_target("sm86"))
+    assert result.report.target == result.model.metadata_props["graphopt.target"] == "sm86"
 
 
 def test_a_report_printed_from_python_does_not_say_that_no_model_was_written(

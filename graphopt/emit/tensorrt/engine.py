@@ -69,7 +69,7 @@ def build_engine(
             build for the target, if the builder refuses the model, crashes or takes too long.
     """
     options = options or BuilderOptions()
-    target = get_target(target) if isinstance(target, str) else target
+    target = get_target(target)
     shapes = parse_shapes(shapes) if isinstance(shapes, str) else shapes
     if not isinstance(model_path, (str, os.PathLike)):
         raise GraphoptError(

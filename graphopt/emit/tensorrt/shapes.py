@@ -174,6 +174,12 @@ def _shape_range(name: str, text: str) -> ShapeRange:
 
 
 def _require_known(given: Mapping[str, ShapeRange], names: list[str]) -> None:
+    if not isinstance(given, Mapping):
+        raise GraphoptError(
+            f"cannot be of type {type(given).__name__}",
+            where="shapes",
+            fix="give three shapes for each input, by name",
+        )
     for name in given:
         if name not in names:
             raise GraphoptError(

@@ -110,6 +110,8 @@ def test_names_are_checked_against_the_model() -> None:
 def test_one_shape_where_three_belong_is_told(shape: Any) -> None:
     with pytest.raises(GraphoptError, match=r"shapes of 'a': .* is not three shapes; give the"):
         profile_of([spec("a", "n", 3)], {"a": shape})
+    with pytest.raises(GraphoptError, match="shapes: cannot be of type list; give three shapes"):
+        profile_of([spec("a", "n", 3)], [shape])  # type: ignore[arg-type]
 
 
 def test_a_dynamic_first_axis_can_be_a_batch() -> None:
