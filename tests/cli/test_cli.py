@@ -207,6 +207,13 @@ def test_inspect_for_people_and_scripts(folder: Path) -> None:
     assert data["inputs"] == [{"name": "x", "type": "FLOAT", "shape": ["batch", 4]}]
 
 
+def test_the_package_runs_as_a_module(folder: Path) -> None:
+    command = [sys.executable, "-m", "graphopt", "inspect", "absent.onnx"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "graphopt: absent.onnx: no such file\n"
+
+
 def test_passes_lists_and_explains(folder: Path) -> None:
     listing = graphopt("passes", cwd=folder).stdout
     for name in ("fold-constants", "eliminate-dead", "fuse-affine", "prune-channels", "quantize"):
