@@ -109,14 +109,13 @@ def optimize(
     _check_numbers(tolerance=tolerance, max_drop=max_drop)
     if jobs < 1:
         raise GraphoptError(f"jobs must be at least 1, not {jobs}")
-    if max_drop is not None and evaluation is None:
-        raise GraphoptError("a maximal drop needs an evaluation", fix="give one (--eval SRC)")
-    if ranges is not None and not any(Need.RANGES in step.needs for step in pipeline.passes()):
-        raise GraphoptError(
-            "no pass of the pipeline takes or makes ranges",
-            where=f"--ranges {ranges}",
-            fix="add quantize, or leave the file out",
-        )
+    _check_that_all_is_used(
+        pipeline,
+        max_drop=max_drop is not None and evaluation is None,
+        tolerance=tolerance is not None and verify == "off",
+        backend=backend is not None and calibration is None,
+        ranges=ranges,
+    )
     model = load(source)
     context = replace(
         _context(model, calibration, evaluation, target, progress),
@@ -183,6 +182,34 @@ def _check_numbers(**numbers: float | None) -> None:
     for name, number in numbers.items():
         if number is not None and not 0 <= number < math.inf:
             raise GraphoptError(f"{name} must be a number of at least 0, not {number}")
+
+
+def _check_that_all_is_used(
+    pipeline: Pipeline,
+    *,
+    max_drop: bool,
+    tolerance: bool,
+    backend: bool,
+    ranges: str | Path | None,
+) -> None:
+    """Raises GraphoptError for what would do nothing; those that are true lack what they need."""
+    if max_drop:
+        raise GraphoptError("a maximal drop needs an evaluation", fix="give one (--eval SRC)")
+    if tolerance:
+        raise GraphoptError(
+            "a tolerance does nothing where nothing is verified",
+            fix="leave it or '--verify off' out",
+        )
+    if backend:
+        raise GraphoptError(
+            "a backend calibrates, and there are no samples", fix="give some (--calib SRC)"
+        )
+    if ranges is not None and not any(Need.RANGES in step.needs for step in pipeline.passes()):
+        raise GraphoptError(
+            "no pass of the pipeline takes or makes ranges",
+            where=f"--ranges {ranges}",
+            fix="add quantize, or leave the file out",
+        )
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,12 @@ def optimize(**options: Any) -> graphopt.Optimized:
         (lambda: optimize(tolerance=-1.0), "tolerance must be a number of at least 0, not -1.0"),
         (lambda: optimize(max_drop=float("nan")), "max_drop must be a number of at least 0"),
         (lambda: optimize(jobs=0), "jobs must be at least 1, not 0"),
+        (
+            lambda: optimize(tolerance=0.1, verify="off"),
+            "nothing is verified; leave it or ",
+        ),
+        (lambda: optimize(backend="dask=tcp://a:1"), "there are no samples; give some (--calib"),
+        (lambda: optimize(passes="cast-precision{min_sqnr=60}"), "needs calibration data; give"),
         (lambda: optimize(ranges="r.json"), "--ranges r.json: no pass of the pipeline takes or"),
         (lambda: optimize(target=None), "there is no target 'None'; known: "),
         (lambda: graphopt.save(proto(MLP), "m.onnx"), "cannot save a ModelProto; give an onnx_ir"),
