@@ -51,8 +51,24 @@ def write_error(path: Path, error: OSError) -> GraphoptError:
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
-    """A hint for a misspelt `word`: the nearest of `known`, or all of them."""
-    import difflib
+    """A hint for a misspelt `word`, in whatever case.
 
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(known))}"
+    It names those of `known` that have it for one of their words, up to three, or else the
+    nearest by spelling, or else all.
+    """
+    import difflib
+    import re
+
+    low = word.lower()
+    of_words = [name for name in known if low in re.split("[-_./ ]", name.lower())]
+    if of_words:
+        return any_of(sorted(of_words, key=lambda name: (len(name), name))[:3])
+    spelt = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(low, spelt, n=1, cutoff=0.5)
+    return any_of([spelt[near[0]]]) if near else f"known: {', '.join(sorted(known))}"
+
+
+def any_of(names: list[str]) -> str:
+    """The question whether one of `names`, at least one, was meant."""
+    *others, last = (f"'{name}'" for name in names)
+    return f"did you mean {', '.join(others)} or {last}?" if others else f"did you mean {last}?"

@@ -120,7 +120,7 @@ def build(cls: type[T], raw: Mapping[str, tuple[Raw, int]], scanner: Scanner, wh
         GraphoptError: for an unknown option (with a did-you-mean), a value of the wrong type, an
             option that is missing, or a ValueError of the class's own `__post_init__`.
     """
-    hints = typing.get_type_hints(cls) if raw else {}
+    hints = option_types(cls, what) if raw else {}
     known = {f.name: f for f in fields(cls) if f.init}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for key, (value, column) in raw.items():
@@ -138,6 +138,22 @@ def build(cls: type[T], raw: Mapping[str, tuple[Raw, int]], scanner: Scanner, wh
         return cls(**values)
     except ValueError as error:
         raise GraphoptError(f"{what}: {error}") from None
+
+
+def option_types(cls: type[Any], what: str) -> dict[str, Any]:
+    """The types of the fields of `cls`, by name.
+
+    Raises:
+        GraphoptError: if an annotation names what its module does not hold when it runs.
+    """
+    try:
+        return typing.get_type_hints(cls)
+    except NameError as error:
+        raise GraphoptError(
+            f"the types of its options cannot be read ({error})",
+            where=what,
+            fix="import them outside of TYPE_CHECKING",
+        ) from None
 
 
 def _convert(raw: Raw, hint: Any) -> Any:

@@ -26,7 +26,7 @@ FLOORS = [
     {"report"},
     {"jobs"},
     {"cli"},
-    {""},  # graphopt/__init__.py, the door
+    {"", "__main__"},  # graphopt/__init__.py, the door; and python -m graphopt
 ]
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}
 

@@ -169,4 +169,4 @@ def _is_number(value: Any) -> bool:
 
 def _hint(name: str, names: list[str]) -> str:
     hint = did_you_mean(name, names)
-    return hint if hint.startswith("did") else "`graphopt inspect` lists the nodes"
+    return hint if hint.startswith("did") else "`graphopt inspect --json` lists the nodes"

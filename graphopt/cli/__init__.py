@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
 
 import click
@@ -24,9 +25,9 @@ from graphopt.errors import GraphoptError
 def graphopt() -> None:
     """Make an ONNX model smaller and faster, and show that it still works.
 
-    \b
-    Exit status: 0 done; 1 the result breaches a tolerance or --max-drop, or a pass misses
-    what it was told to reach, or check finds no way to an engine; 2 bad usage or bad input.
+    Exit status: 0 done; 1 the result breaches a tolerance or --max-drop, or a pass misses what it
+    was told to reach, or check finds no way to an engine; 2 bad usage or bad input; 130
+    interrupted.
     """
 
 
@@ -36,11 +37,14 @@ for command in (optimize, build, check, compare, inspect, sensitivity, groups, p
 
 def main() -> None:
     """The entry point: runs a command; what the user can mend is one line, never a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that its encoding does not have
     try:
         # Not `graphopt()`: it takes a reader that left for an error of status 1.
         with graphopt.make_context("graphopt", sys.argv[1:]) as context:
             graphopt.invoke(context)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where the caller has closed it
+            sys.stdout.flush()
         status = 0
     except click.exceptions.Exit as end:
         status = end.exit_code

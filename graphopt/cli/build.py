@@ -5,14 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from graphopt.cli.options import gpu_option, json_option, shapes_option, timeout_option
 
 
-@click.command()
+@click.command(short_help="Build a TensorRT engine; no GPU is needed.")
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", "output", metavar="OUT", required=True, type=click.Path(path_type=Path)
+    "-o",
+    "--output",
+    "output",
+    metavar="OUT",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The engine file to write; for a bundle its folder.",
 )
 @gpu_option
 @shapes_option
@@ -78,7 +85,9 @@ def build(
     from graphopt.targets import get_target
 
     outputs: dict[str, Path | None] = {"--json": json_path, "--timing-cache": timing_cache}
-    if backend != "bundle":  # a folder, which is checked where it is written
+    if backend == "bundle":
+        _refuse("kernels", "timeout")  # nothing is built here
+    else:  # a bundle is a folder, which is checked where it is written
         outputs["-o"] = output
     check_outputs(outputs, {"IN": source, "--data": data})
     chosen = get_target(target)
@@ -105,8 +114,20 @@ def build(
     if json_path is not None:
         write_json(report, json_path)
     print_engine(report)
-    if kernels:
+    if kernels and report.kernels is not None:
         print_kernels(report)
     if report.backend == "bundle":
         for warning in report.warnings:
             click.echo(f"warning: {warning}", err=True)
+
+
+def _refuse(*names: str) -> None:
+    """Raises GraphoptError if the user has given an option of `names`, which a bundle ignores."""
+    from graphopt.errors import GraphoptError
+
+    source = click.get_current_context().get_parameter_source
+    given = [f"--{name}" for name in names if source(name) is ParameterSource.COMMANDLINE]
+    if given:
+        raise GraphoptError(
+            f"{', '.join(given)} does nothing with backend 'bundle'", fix="leave it out"
+        )

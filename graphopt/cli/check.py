@@ -9,7 +9,7 @@ import click
 from graphopt.cli.options import gpu_option, json_option, shapes_option, timeout_option
 
 
-@click.command()
+@click.command(short_help="Say whether a model makes an engine, and if not, why.")
 @click.argument("source", metavar="MODEL", type=click.Path(path_type=Path))
 @gpu_option
 @shapes_option

@@ -10,7 +10,7 @@ from graphopt.cli.options import json_option
 from graphopt.cli.types import not_negative
 
 
-@click.command()
+@click.command(short_help="Compare the outputs of two models on the same samples.")
 @click.argument("first", metavar="A", type=click.Path(path_type=Path))
 @click.argument("second", metavar="B", type=click.Path(path_type=Path))
 @click.option("--data", required=True, metavar="SRC", help="Samples; see 'optimize --calib'.")

@@ -9,7 +9,7 @@ import click
 from graphopt.cli.options import json_option, target_option
 
 
-@click.command()
+@click.command(short_help="Show which channels can be cut together.")
 @click.argument("source", metavar="MODEL", type=click.Path(path_type=Path))
 @click.option(
     "--score", metavar="NAME", help="How channels are scored; see 'passes' (default: l1)."

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command()
+@click.command(short_help="Show what a model is made of: operators, size, cost.")
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every node.")
 def inspect(source: Path, as_json: bool) -> None:

@@ -11,10 +11,16 @@ from graphopt.cli.types import not_negative
 from graphopt.pipeline.presets import DEFAULT, PRESETS
 
 
-@click.command()
+@click.command(short_help="Run passes over a model, and prove what they did.")
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", "output", metavar="OUT", required=True, type=click.Path(path_type=Path)
+    "-o",
+    "--output",
+    "output",
+    metavar="OUT",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The ONNX file to write; it may be IN itself.",
 )
 @click.option("--passes", metavar="TEXT", help="A pipeline: pass{option=value,...},pass,...")
 @click.option(

@@ -37,6 +37,7 @@ jobs_option = click.option(
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
+    metavar="N",
     help="Calibrate in so many processes; the ranges are the same to the bit.",
 )
 backend_option = click.option(

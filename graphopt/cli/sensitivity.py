@@ -11,7 +11,7 @@ from graphopt.cli.options import backend_option, jobs_option, json_option, targe
 PLOTS = (".svg", ".html")
 
 
-@click.command()
+@click.command(short_help="Show how much each layer suffers from quantization.")
 @click.argument("source", metavar="MODEL", type=click.Path(path_type=Path))
 @click.option("--calib", required=True, metavar="SRC", help="Samples; see 'optimize --calib'.")
 @click.option(

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from graphopt.targets import Target
 
 
-@click.command()
+@click.command(short_help="List what --target takes, or show what is known of one.")
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def targets(name: str | None, as_json: bool) -> None:

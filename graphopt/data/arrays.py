@@ -79,7 +79,7 @@ def read_npz(path: Path) -> Feed:
     """All arrays of an .npz file, by name."""
     content = _read(path)
     if isinstance(content, np.ndarray):
-        raise GraphoptError("is a single array, not an .npz file", where=str(path))
+        raise GraphoptError("is a single array, not an .npz file", where=str(path), fix=_HOW)
     return content
 
 
@@ -93,6 +93,10 @@ def _read(path: Path) -> Feed | np.ndarray[Any, Any]:
     except FileNotFoundError:
         raise GraphoptError("no such file", where=str(path)) from None
     except _READ_ERRORS as error:
+        if "allow_pickle" in str(error):  # its advice is to run whatever is in the file
+            raise GraphoptError(
+                "is no file of plain numpy arrays", where=str(path), fix=_HOW
+            ) from None
         raise GraphoptError(f"is not a numpy file ({error})", where=str(path)) from None
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
@@ -100,6 +104,7 @@ def _read(path: Path) -> Feed | np.ndarray[Any, Any]:
     return arrays
 
 
+_HOW = "save an array for each input with numpy.savez(FILE, INPUT=ARRAY)"
 _READ_ERRORS = (
     OSError,
     ValueError,

@@ -106,10 +106,15 @@ def check_names(names: list[str], specs: tuple[InputSpec, ...], where: str) -> N
             raise GraphoptError(f"holds no array for the model's input '{name}'", where=where)
 
 
-def fit(array: np.ndarray[Any, Any], spec: InputSpec, where: str) -> np.ndarray[Any, Any]:
+def fit(
+    array: np.ndarray[Any, Any], spec: InputSpec, where: str, fix: str | None = None
+) -> np.ndarray[Any, Any]:
     """`array`, one sample, as `spec` wants it: a missing first axis added, the dtype cast.
 
     A cast that could lose more than floating-point precision is refused.
+
+    Args:
+        fix: what to do about a shape that does not fit, for the message.
     """
     if array.ndim + 1 == len(spec.shape):
         array = array[np.newaxis]
@@ -121,6 +126,7 @@ def fit(array: np.ndarray[Any, Any], spec: InputSpec, where: str) -> np.ndarray[
             f"a sample for input '{spec.name}' has shape {list(array.shape)}, "
             f"but the model takes {spec}",
             where=where,
+            fix=fix,
         )
     if array.dtype == spec.dtype:
         return array

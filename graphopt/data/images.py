@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_HOW = "say how the model wants its images: FOLDER{size=WxH,color=gray,layout=nhwc}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class ImageFolder(FileSamples):
         array: np.ndarray[Any, Any] = np.ascontiguousarray(pixels)
         if self._spec.dtype == np.uint8:
             array = np.clip(np.rint(array), 0, 255).astype(np.uint8)
-        return {self._spec.name: fit(array, self._spec, str(file))}
+        return {self._spec.name: fit(array, self._spec, str(file), fix=_HOW)}
 
     def _resized(self, file: Path) -> Image.Image:
         pil = _pillow()

@@ -41,6 +41,11 @@ def save(
     Raises:
         GraphoptError: if the folder does not exist, cannot be written, or the disk is full.
     """
+    if not isinstance(model, ir.Model):
+        raise GraphoptError(
+            f"cannot save a {type(model).__name__}",
+            fix="give an onnx_ir.Model, as load(...) gives and optimize(...).model is",
+        )
     path = writable_path(path)
     weights = list(initializer_tensors(model))
     outside = list(filter(is_external, weights))
@@ -125,7 +130,7 @@ def writable_path(path: str | os.PathLike[str]) -> Path:
     given = Path(path)
     try:
         path = given.resolve() if given.is_symlink() else given
-        mode = path.stat().st_mode if path.exists() else None
+        mode = given.stat().st_mode if given.exists() else None
     except OSError as error:
         raise write_error(given, error) from None
     require_folder(path.parent)
@@ -135,7 +140,9 @@ def writable_path(path: str | os.PathLike[str]) -> Path:
     if mode is not None and not mode & 0o222:  # root may write it all the same, but should not
         raise GraphoptError("is read-only", where=str(given), fix="name another file")
     if not os.access(path.parent, os.W_OK):
-        raise GraphoptError("the output folder cannot be written", where=str(path.parent))
+        raise GraphoptError(
+            "the output folder cannot be written", where=str(path.parent), fix="name another place"
+        )
     return path
 
 

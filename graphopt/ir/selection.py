@@ -45,4 +45,4 @@ def suggestion(pattern: str, model: ir.Model) -> str:
     """What to do about a pattern that names nothing."""
     names = {node.name for node in model.graph if node.name} | {n.op_type for n in model.graph}
     hint = did_you_mean(pattern, sorted(names))
-    return hint if hint.startswith("did") else "`graphopt inspect` lists the nodes"
+    return hint if hint.startswith("did") else "`graphopt inspect --json` lists the nodes"

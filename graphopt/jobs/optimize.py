@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,18 +11,18 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphopt.data.evaluation import EvaluationSource, LabelledData, as_evaluation
-from graphopt.data.feeds import Feed, batches, input_specs
+from graphopt.data.feeds import Feed, InputSpec, batches, input_specs
 from graphopt.data.random import RandomOptions, RandomSamples
 from graphopt.data.samples import SampleSource, as_samples
 from graphopt.errors import GraphoptError
 from graphopt.garbage import collecting_only_new
-from graphopt.ir import Cost, ModelSource, load, measure, model_files, sha256
-from graphopt.pipeline.base import PassContext
+from graphopt.ir import Cost, ModelSource, is_standard, load, measure, model_files, sha256
+from graphopt.pipeline.base import Need, PassContext
 from graphopt.pipeline.instruments import Dump, Timing
 from graphopt.pipeline.presets import DEFAULT
 from graphopt.pipeline.record import read_record, versions, write_record
 from graphopt.pipeline.runner import Instrument, RunResult, check_needs, run
-from graphopt.pipeline.text import Pipeline, check_order, parse
+from graphopt.pipeline.text import Pipeline, as_pipeline, check_order
 from graphopt.pipeline.verify import Mode, Verify
 from graphopt.progress import Progress, Quiet
 from graphopt.report.model import (
@@ -35,7 +36,7 @@ from graphopt.report.model import (
 from graphopt.runtime.latency import latencies
 from graphopt.runtime.session import Session
 from graphopt.runtime.tap import observed_shapes
-from graphopt.targets import get_target
+from graphopt.targets import Target, get_target
 
 VERIFY_SAMPLES = 8
 
@@ -66,7 +67,7 @@ def optimize(
     calibration: SampleSource | None = None,
     evaluation: EvaluationSource | None = None,
     max_drop: float | None = None,
-    target: str = "generic",
+    target: str | Target = "generic",
     verify: Mode = "final",
     tolerance: float | None = None,
     latency: bool = False,
@@ -102,11 +103,19 @@ def optimize(
     Raises:
         GraphoptError: for bad input; ToleranceError if an exact pass changed the numbers.
     """
-    pipeline = parse(passes) if isinstance(passes, str) else passes
+    pipeline = as_pipeline(passes)
     if not any_order:
         check_order(pipeline)
-    if max_drop is not None and evaluation is None:
-        raise GraphoptError("a maximal drop needs an evaluation", fix="give one (--eval SRC)")
+    _check_numbers(tolerance=tolerance, max_drop=max_drop)
+    if jobs < 1:
+        raise GraphoptError(f"jobs must be at least 1, not {jobs}")
+    _check_that_all_is_used(
+        pipeline,
+        max_drop=max_drop is not None and evaluation is None,
+        tolerance=tolerance is not None and verify == "off",
+        backend=backend is not None and calibration is None,
+        ranges=ranges,
+    )
     model = load(source)
     context = replace(
         _context(model, calibration, evaluation, target, progress),
@@ -134,15 +143,17 @@ def optimize(
             result.model,
             pipeline,
             source_sha256=digest,
-            target=target,
+            target=context.target.name,
             calibration=str(calibration) if isinstance(calibration, (str, os.PathLike)) else None,
         )
     after = _figures(result.model, probes, context)
-    warnings = _warnings(model, context, verify, verifier, probes.source)
+    warnings = _warnings(model, context, verify, verifier, probes)
     if latency and probes.feeds:
         try:
             first, second = latencies((model, result.model), probes.feeds[0])
             before, after = replace(before, latency_ms=first), replace(after, latency_ms=second)
+            if second > first and context.target.family == "generic":
+                warnings += _slow_integers(model, result.model)
         except GraphoptError as error:
             warnings += (f"latency was not measured: {error}",)
     if files:
@@ -151,7 +162,7 @@ def optimize(
         source=str(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__,
         source_sha256=digest,
         pipeline=str(pipeline),
-        target=target,
+        target=context.target.name,
         versions=versions(),
         calibration=context.calibration.description if context.calibration else None,
         before=before,
@@ -165,6 +176,40 @@ def optimize(
     return Optimized(result.model, report)
 
 
+def _check_numbers(**numbers: float | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and not 0 <= number < math.inf:
+            raise GraphoptError(f"{name} must be a number of at least 0, not {number}")
+
+
+def _check_that_all_is_used(
+    pipeline: Pipeline,
+    *,
+    max_drop: bool,
+    tolerance: bool,
+    backend: bool,
+    ranges: str | Path | None,
+) -> None:
+    """Raises GraphoptError for what would do nothing; those that are true lack what they need."""
+    if max_drop:
+        raise GraphoptError("a maximal drop needs an evaluation", fix="give one (--eval SRC)")
+    if tolerance:
+        raise GraphoptError(
+            "a tolerance does nothing where nothing is verified",
+            fix="leave it or '--verify off' out",
+        )
+    if backend:
+        raise GraphoptError(
+            "a backend calibrates, and there are no samples", fix="give some (--calib SRC)"
+        )
+    if ranges is not None and not any(Need.RANGES in step.needs for step in pipeline.passes()):
+        raise GraphoptError(
+            "no pass of the pipeline takes or makes ranges",
+            where=f"--ranges {ranges}",
+            fix="add quantize, or leave the file out",
+        )
+
+
 @dataclass(frozen=True)
 class _Probes:
     """Inputs to run the model on, to verify and to time it, and where they come from."""
@@ -173,13 +218,15 @@ class _Probes:
     source: str
     missing: str | None = None
     """Why there are none."""
+    guessed: str = ""
+    """The shapes of which sizes were made up, as no sample tells them."""
 
 
 def _context(
     model: ir.Model,
     calibration: SampleSource | None,
     evaluation: EvaluationSource | None,
-    target: str,
+    target: str | Target,
     progress: Progress | None,
 ) -> PassContext:
     samples = None if calibration is None else as_samples(calibration, input_specs(model))
@@ -200,7 +247,20 @@ def _probes(model: ir.Model, context: PassContext) -> _Probes:
         samples = RandomSamples(RandomOptions(n=VERIFY_SAMPLES), specs)
     made = list(batches(samples, specs, 1, VERIFY_SAMPLES))
     number = sum(real for _, real in made)
-    return _Probes([feed for feed, _ in made], f"the first {number} of {samples.description}")
+    return _Probes(
+        [feed for feed, _ in made],
+        f"the first {number} of {samples.description}",
+        guessed=_made_up(specs, made[0][0]) if samples.is_random else "",
+    )
+
+
+def _made_up(specs: Sequence[InputSpec], feed: Feed) -> str:
+    """The inputs of `feed` of which a size other than the batch is free."""
+    return ", ".join(
+        f"{spec.name} {list(feed[spec.name].shape)}"
+        for spec in specs
+        if None in spec.shape[spec.batched :]
+    )
 
 
 def _figures(model: ir.Model, probes: _Probes, context: PassContext) -> ModelFigures:
@@ -262,18 +322,23 @@ def _verification(mode: Mode, inputs: str, verifier: Verify) -> Verification:
 
 
 def _warnings(
-    model: ir.Model, context: PassContext, mode: Mode, verifier: Verify, inputs: str
+    model: ir.Model, context: PassContext, mode: Mode, verifier: Verify, probes: _Probes
 ) -> tuple[str, ...]:
     found = []
     if context.calibration is not None and context.calibration.is_random:
         found.append("calibrated on random noise: ranges and scores mean little; give real samples")
     if mode != "off" and verifier.skipped is not None:
         found.append(f"the result was NOT verified: {verifier.skipped}")
+    if probes.guessed:
+        found.append(
+            f"no sample says how large the inputs are, so {probes.guessed} was taken: what is "
+            "measured is of that size; give samples (--calib SRC)"
+        )
     if verifier.uniform:
         found.append(
             f"all that is in output {' and '.join(repr(name) for name in verifier.uniform)} is the "
-            f"same number on {inputs}, but for rounding: comparing it proves little; give samples "
-            "that the model answers differently, prepared as for training (--calib SRC)"
+            f"same number on {probes.source}, but for rounding: comparing it proves little; give "
+            "samples that the model answers differently, prepared as for training (--calib SRC)"
         )
     defaults = sum(value.is_initializer() for value in model.graph.inputs)
     if defaults:
@@ -282,6 +347,19 @@ def _warnings(
             "IR version 4): they are no constants, and nothing is folded or fused into them"
         )
     return tuple(found)
+
+
+def _slow_integers(model: ir.Model, result: ir.Model) -> tuple[str, ...]:
+    """What to do where Q/DQ that `result` has and `model` has not makes it slower here."""
+    new = (
+        any(is_standard(node, "QuantizeLinear") for node in each.graph) for each in (result, model)
+    )
+    if tuple(new) != (True, False):
+        return ()
+    return (
+        "slower in ONNX Runtime on this CPU: without a target, quantized layers are as TensorRT "
+        "wants them; for a CPU say --target onnxruntime-cpu",
+    )
 
 
 def _rows(feed: Feed) -> int:

@@ -75,7 +75,10 @@ class MinOpset:
         opset = default_opset(model)
         if opset >= self.version:
             return None
-        return f"the model has opset {opset}, opset {self.version} or newer is needed"
+        return (
+            f"the model has opset {opset}, opset {self.version} or newer is needed, which "
+            f"set-opset{{version={self.version}}} makes of it"
+        )
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,12 @@ def find_pass(name: str) -> type[Pass]:
         raise GraphoptError(f"there is no pass '{name}'", fix=did_you_mean(name, [*_entries()]))
     try:
         cls = entry.load()
-    except (ImportError, AttributeError) as error:
-        raise GraphoptError(f"cannot be loaded ({error})", where=f"pass '{name}'") from error
+    except Exception as error:  # whatever the module of someone else raises
+        raise GraphoptError(
+            f"'{entry.value}' cannot be loaded ({type(error).__name__}: {error})",
+            where=f"pass '{name}'",
+            fix="mend or uninstall the package that brings it",
+        ) from error
     if not (isinstance(cls, type) and issubclass(cls, Pass)) or cls.name != name:
         raise GraphoptError(
             f"'{entry.value}' is not a graphopt.Pass named '{name}'", where=f"pass '{name}'"

@@ -172,6 +172,12 @@ class _Runner:
             if error.where is None:
                 error.where = f"pass '{step.name}'"
             raise
+        if not isinstance(result, PassResult):
+            raise GraphoptError(
+                f"its run returned {type(result).__name__}, not a PassResult",
+                where=f"pass '{step.name}'",
+                fix="return PassResult(model, modified)",
+            )
         if result.modified or result.model is not model:
             self._version += 1
             self._unchecked.append(step.name)

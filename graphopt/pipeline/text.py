@@ -65,6 +65,22 @@ class Pipeline:
         return ",".join(str(step) for step in self.steps)
 
 
+def as_pipeline(passes: str | Pipeline) -> Pipeline:
+    """`passes` as a pipeline.
+
+    Raises:
+        GraphoptError: as `parse`, or if it is neither text nor a pipeline.
+    """
+    if isinstance(passes, Pipeline):
+        return passes
+    if not isinstance(passes, str):
+        raise GraphoptError(
+            f"a pipeline cannot be of type {type(passes).__name__}",
+            fix='give text, as "simplify,fuse", or Pipeline((a_pass, another_pass))',
+        )
+    return parse(passes)
+
+
 def parse(text: str) -> Pipeline:
     """Reads a pipeline.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.data.feeds import Feed
-from graphopt.errors import GraphoptError, ToleranceError
+from graphopt.errors import GraphoptError, ToleranceError, did_you_mean
 from graphopt.ir import is_standard
 from graphopt.pipeline.base import Effect, Pass, PassResult
 from graphopt.runtime.difference import Difference, compare
@@ -40,6 +40,9 @@ class Verify:
     Mode `each` compares after every pass that changed something; `final` compares the start and
     the end of each unbroken run of EXACT passes, and the original with the final result. A run of
     EXACT passes that breaches its tolerance is a ToleranceError that names them.
+
+    Raises:
+        GraphoptError: if there is no such mode.
     """
 
     def __init__(
@@ -49,6 +52,10 @@ class Verify:
         tolerance: float | None = None,
         skipped: str | None = None,
     ) -> None:
+        if mode not in get_args(Mode):
+            raise GraphoptError(
+                f"there is no verification '{mode}'", fix=did_you_mean(str(mode), [*get_args(Mode)])
+            )
         self.checks: list[Check] = []
         self.total: tuple[Difference, ...] = ()
         """The final result against the original."""

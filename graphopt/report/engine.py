@@ -14,7 +14,7 @@ from graphopt.emit.tensorrt.findings import Finding
 from graphopt.emit.tensorrt.kernel_table import KernelTensor
 from graphopt.emit.tensorrt.report import EngineReport
 from graphopt.emit.tensorrt.unfused import Unfused
-from graphopt.report.console import report_console
+from graphopt.report.console import report_console, report_table
 
 MAX_ALIKE = 4  # findings that differ in the node alone; --json has all of them
 _COLORS = {PASSED: "green", FAILED: "red"}
@@ -30,7 +30,8 @@ def print_engine(report: EngineReport) -> None:
     )
     for name, shapes in report.profile.items():
         least, best, most = ("x".join(map(str, shape)) for shape in shapes)
-        console.print(f"input {escape(name)}: {least} to {most}, best at {best}")
+        free = "" if least == most else f" to {most}, best at {best}"
+        console.print(f"input {escape(name)}: {least}{free}")
     for text in report.misread:
         console.print(f"[yellow]warning[/]: {escape(text)}", soft_wrap=True)
     if report.kernels is None:
@@ -62,7 +63,7 @@ def print_engine(report: EngineReport) -> None:
 
 def print_kernels(report: EngineReport) -> None:
     """Every kernel on the GPU in the order they run, with the ONNX nodes that it came from."""
-    table = Table("kind", "computed in", "reads", "weights", "writes", "ONNX nodes")
+    table = report_table("kind", "computed in", "reads", "weights", "writes", "ONNX nodes")
     for kernel in report.kernels or ():
         if kernel.kind == "control":
             continue
@@ -85,9 +86,8 @@ def _types(tensors: Sequence[KernelTensor]) -> str:
 
 
 def _precision_table(report: EngineReport) -> Table:
-    table = Table("computed in")
-    for column in ("Conv, Gemm, MatMul nodes", "share of MACs", "their kernels", "all kernels"):
-        table.add_column(column, justify="right")
+    numbers = ("Conv, Gemm, MatMul nodes", "share of MACs", "their kernels", "all kernels")
+    table = report_table("computed in", numbers=numbers)
     nodes, kernels = report.compute_nodes_by_precision, report.kernels_by_precision
     macs = report.macs_by_precision
     total = sum(macs.values())

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from graphopt.report.console import report_console
+from graphopt.report.console import report_console, report_table
 
 TOP_GROUPS = 30
 TOP_REASONS = 15
@@ -105,11 +105,8 @@ def _more(console: Console, count: int, shown: int, what: str, *, every: bool) -
 
 
 def _groups_table(groups: Groups, *, every: bool) -> Table:
-    table = Table()
-    for name in ("made by", "read by"):
-        table.add_column(name, overflow="fold")
-    for name in ("channels", "MACs", "parameters", "score: min", "median", "max"):
-        table.add_column(name, justify="right")
+    numbers = ("channels", "MACs", "parameters", "score: min", "median", "max")
+    table = report_table("made by", "read by", numbers=numbers)
     for group in groups.by_macs[: None if every else TOP_GROUPS]:
         blocks = f"{group.blocks} x {group.channels // group.blocks}"
         spread = group.scores

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from graphopt.report.console import report_console
+from graphopt.report.console import report_console, report_table
 from graphopt.report.model import (
     Comparison,
     Inspection,
@@ -45,7 +45,7 @@ def print_report(report: Report, *, explain: bool = False) -> None:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
     if report.output is not None:
         console.print(f"wrote {escape(report.output)}")
-    else:
+    elif report.evaluation is not None and not report.evaluation.met:
         console.print("[red]no model was written[/]: the score fell by more than --max-drop")
     for unmet in report.unmet:
         console.print(f"[red]not reached[/] by {escape(unmet)}")
@@ -83,9 +83,7 @@ def _print_near_misses(console: Console, row: PassSummary) -> None:
 
 
 def _figures_table(report: Report) -> Table:
-    table = Table("")
-    for column in ("before", "after", "after / before"):
-        table.add_column(column, justify="right")
+    table = report_table("", numbers=("before", "after", "after / before"))
     for name, before, after in _figure_rows(report):
         ratio = f"{after / before:.3f}" if before and after is not None else ""
         table.add_row(name, _number(before), _number(after), ratio)
@@ -125,7 +123,8 @@ def _macs_row(before: ModelFigures, after: ModelFigures) -> tuple[str, int | Non
 
 def _print_verification(console: Console, verification: Verification) -> None:
     if verification.skipped is not None:
-        console.print(f"not verified: {escape(verification.skipped)}")
+        if verification.mode == "off":  # otherwise it is a warning, further down
+            console.print(f"not verified: {escape(verification.skipped)}")
         return
     console.print(f"verified on {escape(verification.inputs)}")
     for check in verification.checks:
@@ -172,11 +171,7 @@ def print_sensitivity(sensitivity: Sensitivity) -> None:
     total = sum(layer.macs or 0 for layer in sensitivity.layers)
     finite = [layer.sqnr_db for layer in sensitivity.layers if math.isfinite(layer.sqnr_db)]
     longest = max(finite, default=1.0)
-    table = Table()
-    table.add_column("layer", overflow="fold")
-    table.add_column("operator")
-    table.add_column("MACs", justify="right")
-    table.add_column("SQNR dB", justify="right")
+    table = report_table("layer", "operator", numbers=("MACs", "SQNR dB"))
     table.add_column("", min_width=BAR, no_wrap=True)
     table.add_column("stays")
     for layer in sensitivity.by_sensitivity:
@@ -187,7 +182,7 @@ def print_sensitivity(sensitivity: Sensitivity) -> None:
             escape(layer.op_type),
             share,
             f"{layer.sqnr_db:.1f}",
-            "█" * filled,
+            ("#" if console.options.ascii_only else "█") * filled,
             "float" if layer.precision == "float" else "",
         )
     console.print(table)
@@ -226,9 +221,7 @@ def _cost_table(inspection: Inspection) -> Table:
     heaviest = sorted(
         inspection.cost.per_node, key=lambda node: (-(node.macs or 0), -node.parameters)
     )
-    table = Table("node", "operator")
-    table.add_column("MACs", justify="right")
-    table.add_column("parameters", justify="right")
+    table = report_table("node", "operator", numbers=("MACs", "parameters"))
     for node in heaviest[:TOP_NODES]:
         macs = "unknown" if node.macs is None else f"{node.macs:,}"
         table.add_row(escape(node.name), escape(node.op_type), macs, f"{node.parameters:,}")
@@ -236,9 +229,7 @@ def _cost_table(inspection: Inspection) -> Table:
 
 
 def _difference_table(differences: Sequence[Difference]) -> Table:
-    table = Table("output")
-    for column in ("max abs", "max rel", "cosine", "SQNR dB"):
-        table.add_column(column, justify="right")
+    table = report_table("output", numbers=("max abs", "max rel", "cosine", "SQNR dB"))
     for d in differences:
         table.add_row(
             escape(d.output), f"{d.max_abs:.3g}", f"{d.max_rel:.3g}", f"{d.cosine:.6f}", _db(d)

@@ -5,11 +5,12 @@ M marks what was measured by building with TensorRT-RTX 1.7, R what NVIDIA's doc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from graphopt.errors import GraphoptError, did_you_mean
+from graphopt.errors import GraphoptError, any_of, did_you_mean
 from graphopt.targets.pace import MLAS_PACE, Pace
 
 # R: the channel multiples that fill a tensor core ("Optimizing for Tensor Cores"; fp32 is TF32).
@@ -137,15 +138,27 @@ class Target:
         return ", ".join(name for name in _TENSOR_CORES if name in self.precisions)
 
 
-def get_target(name: str) -> Target:
-    """The target called `name`.
+def get_target(name: str | Target) -> Target:
+    """The target called `name`; a target is itself.
 
     Raises:
         GraphoptError: if there is none; it names the nearest one.
     """
+    if isinstance(name, Target):
+        return name
     if name not in _TARGETS:
-        raise GraphoptError(f"there is no target '{name}'", fix=did_you_mean(name, [*_TARGETS]))
+        raise GraphoptError(f"there is no target '{name}'", fix=_meant(str(name)))
     return _TARGETS[name]
+
+
+def _meant(name: str) -> str:
+    """What to write in place of `name`: SM numbers are no words to be misspelt."""
+    number = re.fullmatch(r"(?:sm|compute)?[_ ]?(\d+)\.?(\d)[af]?", name.lower())
+    if number is None:
+        hint = did_you_mean(name, [*_TARGETS])
+        return hint if hint.startswith("did") else f"{hint}; 'graphopt targets' says what they are"
+    of_that_sm = [key for key, target in _TARGETS.items() if target.sm == ".".join(number.groups())]
+    return any_of(of_that_sm[:3]) if of_that_sm else "'graphopt targets' lists what is known"
 
 
 def target_names() -> tuple[str, ...]:

@@ -106,6 +106,7 @@ def test_bad_places(folder: Path) -> None:
     assert "is a folder" in bad(folder, *optimize(output="."))
     assert "the output folder does not exist" in bad(folder, *optimize("--json", "no/r.json"))
     assert "the output folder does not exist" in bad(folder, *optimize("--dump", "no"))
+    assert "/dev/stdout: is not a regular file" in bad(folder, *optimize("--json", "/dev/stdout"))
 
 
 def test_a_full_disk(folder: Path) -> None:
@@ -206,21 +207,41 @@ def test_inspect_for_people_and_scripts(folder: Path) -> None:
     assert data["inputs"] == [{"name": "x", "type": "FLOAT", "shape": ["batch", 4]}]
 
 
+def test_the_package_runs_as_a_module(folder: Path) -> None:
+    command = [sys.executable, "-m", "graphopt", "inspect", "absent.onnx"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "graphopt: absent.onnx: no such file\n"
+
+
 def test_passes_lists_and_explains(folder: Path) -> None:
     listing = graphopt("passes", cwd=folder).stdout
     for name in ("fold-constants", "eliminate-dead", "fuse-affine", "prune-channels", "quantize"):
         assert name in listing
     assert "simplify" in listing
-    assert "ratio" in graphopt("passes", "prune-channels", cwd=folder).stdout
+    pruning = graphopt("passes", "prune-channels", cwd=folder).stdout
+    assert "ratio: float | none (default none)" in pruning
+    assert "compensate: ls | scale-shift | bias | none (default ls)" in pruning
+    assert "exclude: [str, ...] (default [])" in pruning
     assert "fold-constants" in graphopt("passes", "simplify", cwd=folder).stdout
     assert "did you mean 'quantize'" in bad(folder, "passes", "quantise")
 
 
-def test_a_reader_that_goes_away_is_no_traceback(folder: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inspect", "m.onnx", "--json"),
+        ("inspect", "m.onnx"),
+        ("passes", "quantize"),
+        ("optimize", "m.onnx", "-o", "o.onnx", "--no-latency"),
+    ],
+    ids=" ".join,
+)
+def test_a_reader_that_goes_away_is_no_traceback(folder: Path, arguments: tuple[str, ...]) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [str(GRAPHOPT), "inspect", "m.onnx", "--json"],
+        [str(GRAPHOPT), *arguments],
         cwd=folder,
         stdout=write,
         stderr=subprocess.PIPE,
@@ -244,6 +265,39 @@ def test_a_full_output_is_one_line(folder: Path) -> None:
         )
     assert done.returncode == 2
     assert done.stderr == "graphopt: the output cannot be written (No space left on device)\n"
+
+
+@pytest.mark.parametrize("closed", ["1", "2", "1 2"])
+def test_closed_outputs_are_no_traceback(folder: Path, closed: str) -> None:
+    redirections = " ".join(f"{number}>&-" for number in closed.split())
+    shell = f'exec "$0" optimize m.onnx -o out.onnx --no-latency {redirections}'
+    done = subprocess.run(
+        ["sh", "-c", shell, str(GRAPHOPT)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+    onnx.checker.check_model(str(folder / "out.onnx"))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_names_that_an_encoding_does_not_have_are_escaped(folder: Path, encoding: str) -> None:
+    named = onnx.load(folder / "m.onnx")
+    named.graph.node[0].name = "schön 名 [b]"
+    onnx.save(named, folder / "named.onnx")
+    done = subprocess.run(
+        [str(GRAPHOPT), "inspect", "named.onnx"],
+        cwd=folder,
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )
+    assert done.returncode == 0, done.stderr
+    expected = "schön 名 [b]".encode(encoding, "backslashreplace")
+    assert expected in done.stdout
 
 
 def test_files_must_not_be_one_another(folder: Path) -> None:

@@ -125,6 +125,10 @@ ORIN = ("--target", "jetson-orin", "--backend", "bundle", "-o", "jetson")
         (("static.onnx", "--target", "sm86", "--backend", "bundel"), "did you mean 'bundle'?"),
         (("static.onnx", "--target", "onnxruntime-cpu", "--backend", "bundle"), "cannot build for"),
         # Options that do not go together.
+        (
+            ("static.onnx", *ORIN, "--kernels", "--timeout", "9"),
+            "--kernels, --timeout does nothing with backend 'bundle'; leave it out",
+        ),
         (("static.onnx", *ORIN, "--gpu-fallback"), "give --dla-core"),
         (
             ("static.onnx", *ORIN, "--dla-core", "5"),

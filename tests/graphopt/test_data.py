@@ -106,15 +106,16 @@ def test_data_that_does_not_fit_names_the_file_and_the_input(
 def test_files_that_are_no_data(tmp_path: Path) -> None:
     with pytest.raises(GraphoptError, match="no such file"):
         open_samples(str(tmp_path / "no.npz"), FREE)
+    plain = r"is no file of plain numpy arrays; .* numpy\.savez\(FILE, INPUT=ARRAY\)$"
     (tmp_path / "text.npz").write_text("hello")
-    with pytest.raises(GraphoptError, match="is not a numpy file"):
+    with pytest.raises(GraphoptError, match=plain):
         open_samples(str(tmp_path / "text.npz"), FREE)
     whole = Path(npz(tmp_path / "c.npz", x=rows(100)))
     whole.write_bytes(whole.read_bytes()[:-30])
     with pytest.raises(GraphoptError, match="is not a numpy file"):
         open_samples(str(whole), FREE)
     np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(GraphoptError, match="is not a numpy file"):
+    with pytest.raises(GraphoptError, match=plain):
         open_samples(str(tmp_path / "pickled.npy"), FREE)
     with pytest.raises(GraphoptError, match=r"no such file or folder; data is an .npz"):
         open_samples("what is this", FREE)
@@ -254,6 +255,10 @@ def test_top1_on_labelled_data(tmp_path: Path) -> None:
     named = open_evaluation(text + "{output=z}", FREE)
     with pytest.raises(GraphoptError, match="no output 'z'"):
         named.score(scores, Quiet())
+    for label in (3, -1):
+        strange = npz(tmp_path / "s.npz", x=rows(4), labels=np.array([1, label, 0, 1]))
+        with pytest.raises(GraphoptError, match=f"label {label} is none of the 3 classes"):
+            open_evaluation(strange, FREE).score(scores, Quiet())
 
 
 def good(predict: object) -> float:

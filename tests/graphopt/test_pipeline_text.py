@@ -133,6 +133,8 @@ def test_presets_stand_for_their_steps() -> None:
     [
         ("", "column 1 .*the name of a pass expected"),
         ("fold-constant", "no pass 'fold-constant'; did you mean 'fold-constants'"),
+        ("prune{ratio=0.3}", "did you mean 'prune-blocks' or 'prune-channels'"),
+        ("INT8", "did you mean 'int8'"),
         ("fold-constants,", "the name of a pass expected, the text ends"),
         ("fold-constants fuse-affine", "',' expected, found 'f'"),
         ("prune-channels{ration=0.3}", "did you mean 'ratio'"),

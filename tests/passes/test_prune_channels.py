@@ -290,7 +290,7 @@ def test_a_free_axis_other_than_the_batch_needs_samples() -> None:
     net = Net(kind=TensorProto.FLOAT)
     x = net.linear(net.input("batch", "tokens", 4), 4, 8, name="first")
     model = net.build(net.linear(net.node("Relu", x), 8, 2))
-    with pytest.raises(GraphoptError, match=r"axis 1 is free.*give calibration data"):
+    with pytest.raises(GraphoptError, match=r"axis 1 is free.*give samples \(--calib SRC\)"):
         PruneChannels(align=1, **BARE).run(model, PassContext())
     feed = {"x": np.zeros((16, 9, 4), np.float32)}
     context = PassContext(calibration=ArraySamples("zeros", feed, input_specs(model)))

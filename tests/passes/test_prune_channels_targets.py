@@ -118,6 +118,7 @@ def test_beyond_the_floor_the_nearest_is_given_and_it_fails(
     assert result.unmet is not None
     assert result.unmet.startswith(f"{name}={value:g} asks for ")
     assert "at least 20% of its channels" in result.unmet
+    assert result.unmet.endswith("; to cut 10% write params=0.1") is (value == 10.0)
 
 
 def test_what_the_model_has_not_got_need_not_be_cut(model: ir.Model, context: PassContext) -> None:

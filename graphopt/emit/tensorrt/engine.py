@@ -24,11 +24,11 @@ from graphopt.emit.tensorrt.options import (
 )
 from graphopt.emit.tensorrt.report import EngineReport
 from graphopt.emit.tensorrt.request import BuildRequest, BuildResult, EngineBackend
-from graphopt.emit.tensorrt.shapes import ShapeRange, input_specs, profile_of
+from graphopt.emit.tensorrt.shapes import ShapeRange, input_specs, parse_shapes, profile_of
 from graphopt.emit.tensorrt.unfused import find_unfused
 from graphopt.errors import GraphoptError
 from graphopt.progress import Progress, Quiet
-from graphopt.targets import Target
+from graphopt.targets import Target, get_target
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -40,8 +40,8 @@ def build_engine(
     model_path: str | os.PathLike[str],
     output_path: str | os.PathLike[str],
     *,
-    target: Target,
-    shapes: Mapping[str, ShapeRange] | None = None,
+    target: str | Target,
+    shapes: str | Mapping[str, ShapeRange] | None = None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     options: BuilderOptions | None = None,
     samples: str | None = None,
@@ -53,8 +53,10 @@ def build_engine(
     What is built is moved into place when it is whole; on any failure what was there stays.
 
     Args:
-        shapes: the least, optimal and greatest shape of dynamic inputs, by name; each must be
-            given, or share the names of its open sizes with one that is. See `batch_shapes`.
+        target: what it is for, as "sm86"; see `graphopt targets`.
+        shapes: the least, optimal and greatest shape of dynamic inputs, by name or as the text of
+            `--shapes`; each must be given, or share the names of its open sizes with one that is.
+            See `batch_shapes`.
         timeout_s: seconds until the build is given up.
         options: what else is asked of the builder.
         samples: where a bundle's reference inputs come from, as `open_samples` reads it.
@@ -67,6 +69,13 @@ def build_engine(
             build for the target, if the builder refuses the model, crashes or takes too long.
     """
     options = options or BuilderOptions()
+    target = get_target(target)
+    shapes = parse_shapes(shapes) if isinstance(shapes, str) else shapes
+    if not isinstance(model_path, (str, os.PathLike)):
+        raise GraphoptError(
+            f"an engine is built from a file, not from a {type(model_path).__name__}",
+            fix="write one with graphopt.save(model, PATH)",
+        )
     if not timeout_s > 0 or math.isinf(timeout_s):
         raise GraphoptError(f"a time limit of {timeout_s:g} s is none", fix="give positive seconds")
     chosen = choose_backend(target, backend)

@@ -166,6 +166,12 @@ def _shape_range(name: str, text: str) -> ShapeRange:
 
 
 def _require_known(given: Mapping[str, ShapeRange], names: list[str]) -> None:
+    if not isinstance(given, Mapping):
+        raise GraphoptError(
+            f"cannot be of type {type(given).__name__}",
+            where="shapes",
+            fix="give three shapes for each input, by name",
+        )
     for name in given:
         if name not in names:
             raise GraphoptError(
@@ -177,6 +183,12 @@ def _take_given(
     spec: InputSpec, shapes: ShapeRange, known: dict[str, tuple[int, int, int]]
 ) -> None:
     where = f"shapes of '{spec.name}'"
+    if len(shapes) != 3 or not all(isinstance(shape, (list, tuple)) for shape in shapes):
+        raise GraphoptError(
+            f"{shapes} is not three shapes",
+            where=where,
+            fix="give the least, the optimal and the greatest",
+        )
     if any(len(shape) != len(spec.dims) for shape in shapes):
         raise GraphoptError(
             f"the input has {len(spec.dims)} dimensions, the given shape has another number",

@@ -10,6 +10,7 @@ from graphopt.pipeline.base import (
     Effect,
     Invariant,
     MinOpset,
+    Need,
     Pass,
     PassContext,
     PassResult,
@@ -82,6 +83,9 @@ class CastPrecision(Pass):
             raise ValueError("min_sqnr must be a number")
         if self.samples < 1:
             raise ValueError("samples must be at least 1")
+
+    def required(self) -> tuple[Need, ...]:
+        return () if self.min_sqnr is None else (Need.CALIBRATION,)
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         from graphopt_passes.cast_precision.implementation import run

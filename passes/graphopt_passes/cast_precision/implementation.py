@@ -43,7 +43,11 @@ def run(options: CastPrecision, model: ir.Model, context: PassContext) -> PassRe
     if not _has_floats(Signatures(model, context.analyses.facts(model), low)):
         return PassResult(model, modified=False, notes=("there is no fp32 to cast",))
     old = default_opset(model)
-    notes = [*_raise_opset(model, context, low), *_on_samples(context.calibration)]
+    notes = [
+        *_raise_opset(model, context, low),
+        *_on_samples(context.calibration),
+        *_on_target(low, context.target),
+    ]
     goal = _goal(options, model, low)
     decision, fidelity, fit = _decide(options, model, context, low, goal)
     rows = telling.left_rows(decision)
@@ -110,6 +114,12 @@ def _on_samples(samples: Samples | None) -> list[str]:
     if samples is None:
         return ["no samples: what overflows is told from the structure alone (--calib measures)"]
     return [f"the ranges come from {samples.description}"] if samples.is_random else []
+
+
+def _on_target(low: LowType, target: Target) -> list[str]:
+    """That a CPU takes the model, but gains nothing but its size; a GPU that cannot is an error."""
+    refusal = target.why_not(low.name) if target.family == "onnxruntime-cpu" else None
+    return [] if refusal is None else [f"{refusal}: a smaller file, which takes no less time there"]
 
 
 def _decide(

@@ -132,7 +132,7 @@ def choose_sizes(model: ir.Model, samples: Samples | None) -> Sizes:
                 raise GraphoptError(
                     f"axis {axis} is free, and nothing says how long it usually is",
                     where=f"input '{value.name}'",
-                    fix="give calibration data, or fix the axis",
+                    fix="give samples (--calib SRC), or export it with that axis fixed",
                 )
     return sizes
 

@@ -83,7 +83,10 @@ class _Way:
             goal -= left - wanted
         details = {"target": {"demand": str(self.target), "most": wanted, "left": left}}
         if left > wanted:
-            unmet = f"{self.target} asks for {wanted:,.0f} {title}, {left:,} are left: {KEEPS}"
+            unmet = (
+                f"{self.target} asks for {wanted:,.0f} {title}, {left:,} are left: {KEEPS}"
+                f"{self.target.perhaps_meant()}"
+            )
             return Reached(pruned, details=details, unmet=unmet)
         return Reached(pruned, (f"{self.target}: {whole:,} {title}, {left:,} are left",), details)
 

@@ -45,5 +45,11 @@ class Target:
         """How much of `whole` may be left: for params, macs, bytes."""
         return whole * (1 - self.value) if self.value < 1 else self.value
 
+    def perhaps_meant(self) -> str:
+        """The hint that a number that looks like per cent is none, for the end of a sentence."""
+        if not 1 <= self.value < 100:
+            return ""
+        return f"; to cut {self.value:g}% write {self.kind}={self.value / 100:g}"
+
 
 DEFAULT_RATIO = 0.3

@@ -308,7 +308,16 @@ def test_the_model_is_not_overwritten(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_target_and_shapes_may_be_text(tmp_path: Path) -> None:
+    path = models.save(models.one_node("Relu", "n", 4), tmp_path / "model.onnx")
+    report = build_engine(path, tmp_path / "e", target="sm86", shapes="x:1x4,2x4,8x4")
+    assert report.target == "sm86"
+    assert report.profile == {"x": ((1, 4), (2, 4), (8, 4))}
+
+
 def test_a_missing_model_or_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(GraphoptError, match=r"from a ModelProto; write one with graphopt\.save"):
+        build_engine(models.float_net(), tmp_path / "e", target="sm86")  # type: ignore[arg-type]
     with pytest.raises(GraphoptError, match=r"nowhere\.onnx: no such file"):
         build_engine(tmp_path / "nowhere.onnx", tmp_path / "e", target=get_target("sm86"))
     path = models.save(models.one_node("Relu", 1, 4), tmp_path / "model.onnx")

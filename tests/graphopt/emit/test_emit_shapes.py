@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -86,6 +87,14 @@ def test_mistakes_are_told(text: str, message: str) -> None:
     with pytest.raises(GraphoptError) as raised:
         parse_shapes(text)
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 4), ((1, 3), (1, 3))])
+def test_one_shape_where_three_belong_is_told(shape: Any) -> None:
+    with pytest.raises(GraphoptError, match=r"shapes of 'a': .* is not three shapes; give the"):
+        profile_of([spec("a", "n", 3)], {"a": shape})
+    with pytest.raises(GraphoptError, match="shapes: cannot be of type list; give three shapes"):
+        profile_of([spec("a", "n", 3)], [shape])  # type: ignore[arg-type]
 
 
 def test_a_dynamic_first_axis_can_be_a_batch() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError
@@ -21,11 +22,22 @@ def test_the_named_targets_exist() -> None:
     assert gpus | orin | others == set(target_names())
 
 
-def test_a_misspelt_target_gets_a_hint() -> None:
-    with pytest.raises(
-        GraphoptError, match=r"no target 'jetson-orn'; did you mean 'jetson-orin'\?"
-    ):
-        get_target("jetson-orn")
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("jetson-orn", "did you mean 'jetson-orin'?"),
+        ("cpu", "did you mean 'onnxruntime-cpu'?"),
+        ("SM86", "did you mean 'sm86'?"),
+        ("sm_90a", "did you mean 'sm90'?"),
+        ("8.6", "did you mean 'sm86'?"),
+        ("sm87", "did you mean 'jetson-orin', 'jetson-orin-nano' or 'jetson-orin-nx'?"),
+        ("sm88", "'graphopt targets' lists what is known"),
+        ("rtx3090", "known: generic"),
+    ],
+)
+def test_a_misspelt_target_gets_a_hint(name: str, hint: str) -> None:
+    with pytest.raises(GraphoptError, match=re.escape(f"there is no target '{name}'; {hint}")):
+        get_target(name)
 
 
 @pytest.mark.parametrize("target", ALL, ids=lambda target: target.name)
