@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
-from graphopt.ir.query import subgraphs
+from graphopt.ir.query import reads
 
 
 def tapped(model: ir.Model, names: Iterable[str]) -> ir.Model:
@@ -109,14 +109,5 @@ def _needed(
         if node is None or node in nodes or value in known:
             continue
         nodes.add(node)
-        left += [v for v in _reads(node) if v.graph is graph]
+        left += [v for v in reads(node) if v.graph is graph]
     return nodes, values
-
-
-def _reads(node: ir.Node) -> Iterator[ir.Value]:
-    """What `node` reads, its bodies too."""
-    yield from (value for value in node.inputs if value is not None)
-    for body in subgraphs(node):
-        yield from body.outputs
-        for inner in body:
-            yield from _reads(inner)

@@ -243,6 +243,8 @@ def test_only_so_many_samples_are_used() -> None:
     assert constant(model, "x_scale") == np.float32(1 / 127)
     with pytest.raises(GraphoptError, match="samples must be at least 1"):
         graphopt.parse("quantize{samples=0}")
+    with pytest.raises(GraphoptError, match="percent is for method=percentile or auto, not mse"):
+        graphopt.parse("quantize{percent=99}")
 
 
 def test_the_details_tell_what_was_done_to_each_node_and_tensor() -> None:

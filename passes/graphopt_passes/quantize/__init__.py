@@ -32,7 +32,7 @@ class Quantize(Pass):
             `minmax` to clip nothing, `percentile` to clip what is beyond `percent`, `entropy` for
             the least Kullback-Leibler divergence, `auto` for the one of these with the least error.
             The range of a file that `--ranges` names goes before.
-        percent: how much of a tensor's values `percentile` keeps, in per cent.
+        percent: how much of a tensor's values `percentile` keeps, in per cent; 99.99 if not given.
         samples: how many calibration samples to use, at most; none for all.
         exclude: names of nodes, patterns such as `/head/*`, or operators such as `Gemm`, that stay
             float. Names are those of the model as it is given.
@@ -67,7 +67,7 @@ class Quantize(Pass):
 
     format: Literal["int8", "uint8", "int16", "fp8"] | None = None
     method: Literal["mse", "minmax", "percentile", "entropy", "auto"] = "mse"
-    percent: float = 99.99
+    percent: float | None = None
     samples: int | None = None
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
@@ -85,8 +85,10 @@ class Quantize(Pass):
     def __post_init__(self) -> None:
         if self.samples is not None and self.samples < 1:
             raise ValueError("samples must be at least 1")
-        if not 0 < self.percent <= 100:
+        if self.percent is not None and not 0 < self.percent <= 100:
             raise ValueError("percent must be above 0 and at most 100")
+        if self.percent is not None and self.method not in ("percentile", "auto"):
+            raise ValueError(f"percent is for method=percentile or auto, not {self.method}")
         if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
             raise ValueError("max_drop must be a number of at least 0")
         if self.min_sqnr is not None and not math.isfinite(self.min_sqnr):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.calibration import Histogram, Range, choose_range
+from graphopt.calibration.ranges import PERCENT
 from graphopt.quantization import Format, affine_parameters, get_format, symmetric_scale
 from graphopt.targets.quantization import Numbers
 
@@ -30,7 +31,7 @@ class Grid:
 
 
 def choose_data_range(
-    histogram: Histogram, method: str, numbers: Numbers, percent: float = 99.99
+    histogram: Histogram, method: str, numbers: Numbers, percent: float = PERCENT
 ) -> Range:
     """The range of a tensor to cover in the data format of `numbers`.
 

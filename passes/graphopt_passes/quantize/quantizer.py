@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from graphopt.calibration import Histogram, Range, collect
 from graphopt.calibration.range_file import TensorRange, load_ranges
+from graphopt.calibration.ranges import PERCENT
 from graphopt.data.feeds import Samples
 from graphopt.errors import GraphoptError
 from graphopt.ir import Names, constant_array
@@ -232,7 +233,9 @@ class Quantizer:
             return Range.covering(self._ranges[name].range for name in names)
         merged = Histogram.merge_all(self._histograms[name] for name in names)
         options = self._options
-        return choose_data_range(merged, options.method, self.rules.numbers, options.percent)
+        return choose_data_range(
+            merged, options.method, self.rules.numbers, options.percent or PERCENT
+        )
 
     @property
     def weight_limits(self) -> tuple[int, int]:
