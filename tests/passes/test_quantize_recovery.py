@@ -20,6 +20,7 @@ from graphopt.pipeline.base import PassContext, PassResult
 from graphopt.reconstruction import sides
 from graphopt.runtime.tap import tapped
 from graphopt_passes.quantize import Quantize
+from graphopt_passes.quantize.recovery import ranges
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RECOVER = importlib.import_module("graphopt_passes.quantize.recovery.recover")
@@ -153,6 +154,25 @@ def test_a_range_is_chosen_by_the_layers_behind() -> None:
     plain = run(model, feed, **{**PLAIN, "method": "minmax"})
     before, after = (decibels(wanted, *runtime(r.model, feed)) for r in (plain, result))
     assert after > before + 1.5
+
+
+@pytest.mark.parametrize(("blocks", "expected"), [(3, {"s3"}), (20, {"c4", "s4"})])
+def test_skips_are_no_shorter_way_to_the_layers_behind(blocks: int, expected: set[str]) -> None:
+    """Four layers behind block 0 is the sum of block 4, not all sums up to the end."""
+    body = "s0 = Conv (x, w)" + "".join(
+        f" c{i} = Conv (s{i - 1}, w) s{i} = Add (c{i}, s{i - 1})" for i in range(1, blocks + 1)
+    )
+    model = net(body.replace(f"s{blocks} =", "y ="), w=(4, 4, 1, 1))
+    for node in model.graph:
+        node.outputs[0].name = str(node.outputs[0].name).replace("y", f"s{blocks}")
+    quantized = run(model, images(4), **PLAIN).model
+    begin = next(n for n in quantized.graph if n.name == "s0_QuantizeLinear")
+    pair = ranges.Pair.of(begin)
+    assert pair is not None
+    layers = {node for node in quantized.graph if node.op_type == "Conv"}
+    order = {node: place for place, node in enumerate(quantized.graph)}
+    known = {str(value.name) for node in model.graph for value in node.outputs}
+    assert set(ranges.values_ahead(pair, layers, known, order)) == expected
 
 
 def test_biases_in_int32_follow_the_scales() -> None:

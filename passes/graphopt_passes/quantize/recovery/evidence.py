@@ -29,7 +29,8 @@ class QuantizedSides(SideBySide):
 
     def tune(self, pair: Pair, layers: set[ir.Node]) -> tuple[float, float, float] | None:
         """See `best_factor`; None if nothing can be told. `pair` is ahead."""
-        names = values_ahead(pair, layers, self._known)
+        order = {node: place for place, node in enumerate(pair.quantize.graph or ())}
+        names = values_ahead(pair, layers, self._known, order)
         if not names or not self.streams[1].pass_to(pair.quantize):
             return None
         run = self.streams[1].ahead(names, (str(pair.scale.name),))

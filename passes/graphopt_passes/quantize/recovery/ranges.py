@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -63,33 +64,39 @@ class Pair:
         return tuple(f for f in FACTORS if f < 1 or (symmetric and signed))
 
 
-def values_ahead(pair: Pair, layers: Collection[ir.Node], known: Collection[str]) -> list[str]:
-    """What `AHEAD` layers behind `pair` give, or the end of the graph if that is nearer.
+def values_ahead(
+    pair: Pair, layers: Collection[ir.Node], known: Collection[str], order: Mapping[ir.Node, int]
+) -> list[str]:
+    """What is `AHEAD` layers behind `pair` on the longest way, or the end of the graph before that.
+
+    On the longest, for by the skips of a residual net its very end is no layer away.
 
     Args:
         layers: the nodes that count as layers.
         known: the names that will do.
+        order: the places of the graph's nodes.
     """
-    found: dict[str, None] = {}
+    start = pair.dequantize.outputs[0]
+    depths, found = {start: 0}, dict[str, None]()
+    left: list[tuple[int, ir.Node]] = []
     seen: set[ir.Node] = set()
-    graph = pair.quantize.graph
 
-    def behind(value: ir.Value, depth: int) -> Iterator[tuple[ir.Value, int]]:
+    def follow(value: ir.Value) -> None:
         for node, _ in value.uses():
-            if node in seen or node.graph is not graph:
-                continue
-            seen.add(node)
-            yield from ((output, depth + (node in layers)) for output in node.outputs)
+            if node in order and node not in seen:
+                seen.add(node)
+                heappush(left, (order[node], node))
 
-    path = [behind(pair.dequantize.outputs[0], 0)]  # a recursion would be as deep as the graph
-    while path:
-        output, depth = next(path[-1], (None, 0))
-        if output is None:
-            path.pop()
-        elif depth >= AHEAD or output.is_graph_output():
-            found[str(output.name)] = None
-        else:
-            path.append(behind(output, depth))
+    follow(start)
+    while left:
+        _, node = heappop(left)
+        passed = max(depths.get(value, 0) for value in node.inputs if value is not None)
+        for output in node.outputs:
+            depths[output] = passed + (node in layers)
+            if depths[output] >= AHEAD or output.is_graph_output():
+                found[str(output.name)] = None
+            else:
+                follow(output)
     return [name for name in found if name in known]
 
 
