@@ -144,7 +144,7 @@ def test_errors_come_from_where_they_happen(jobs: int, tmp_path: Path) -> None:
     for name in ("0.npy", "1.npy"):
         np.save(tmp_path / name, np.ones(4, np.float32))
     (tmp_path / "1.npy").write_bytes(b"not an array")
-    with pytest.raises(GraphoptError, match=r"1\.npy: is not a numpy file"):
+    with pytest.raises(GraphoptError, match=r"1\.npy: is no file of plain numpy arrays"):
         collect(net, ["a"], ArrayFolder(tmp_path, input_specs(net)), jobs=jobs)
 
 
