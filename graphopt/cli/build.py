@@ -7,20 +7,18 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from graphopt.cli.options import gpu_option, json_option, shapes_option, timeout_option
+from graphopt.cli.options import (
+    gpu_option,
+    json_option,
+    output_option,
+    shapes_option,
+    timeout_option,
+)
 
 
 @click.command(short_help="Build a TensorRT engine; no GPU is needed.")
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    "output",
-    metavar="OUT",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="The engine file to write; for a bundle its folder.",
-)
+@output_option("The engine file to write; for a bundle its folder.")
 @gpu_option
 @shapes_option
 @click.option(

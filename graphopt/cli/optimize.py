@@ -6,22 +6,20 @@ from pathlib import Path
 
 import click
 
-from graphopt.cli.options import backend_option, jobs_option, json_option, target_option
+from graphopt.cli.options import (
+    backend_option,
+    jobs_option,
+    json_option,
+    output_option,
+    target_option,
+)
 from graphopt.cli.types import not_negative
 from graphopt.pipeline.presets import DEFAULT, PRESETS
 
 
 @click.command(short_help="Run passes over a model, and prove what they did.")
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    "output",
-    metavar="OUT",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="The ONNX file to write; it may be IN itself.",
-)
+@output_option("The ONNX file to write; it may be IN itself.")
 @click.option("--passes", metavar="TEXT", help="A pipeline: pass{option=value,...},pass,...")
 @click.option(
     "--preset",

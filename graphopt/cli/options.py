@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def output_option(what: str) -> Callable[[Command], Command]:
+    """`-o`, with `what` as its help."""
+    kind = click.Path(path_type=Path)
+    return click.option(
+        "-o", "--output", "output", metavar="OUT", required=True, type=kind, help=what
+    )
+
 
 # Of what makes or checks engines.
 gpu_option = click.option(
