@@ -4,15 +4,15 @@
 
 Each model runs as it is, through `lossless`, and through `lossless,quantize` for the target
 onnxruntime-cpu: in integers where these are faster, in float in ONNX Runtime's own layout
-elsewhere. Ranges come from noise, which costs accuracy but no time. The three run in turn, so that
-what else the machine does meets all of them; the figures are medians, in milliseconds of a run.
+elsewhere. Ranges come from noise, which costs accuracy but no time. The three take turns of several
+runs, so that what else the machine does meets all of them; the figures are medians, in milliseconds
+of a run.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,11 @@ import onnxruntime as ort
 from random_samples import random_samples
 
 import graphopt
-from graphopt.data.feeds import Feed, batches, input_specs
-from graphopt.runtime.session import Session
+from graphopt.data.feeds import batches, input_specs
+from graphopt.runtime.latency import run_times
 
 TARGET = "onnxruntime-cpu"
 PLAIN = "equalize=false,tune_ranges=false,round_weights=false,correct_bias=false"
-LEAST_RUNS = 8
 HEAD = ("model", "batch", "in integers", "as it is, ms", "simplified", "for a CPU", "of simplified")
 
 
@@ -65,19 +64,6 @@ def variants(path: Path, options: str) -> tuple[list[ir.Model], str]:
     return [given, simplified, made.model], told
 
 
-def times(models: Sequence[ir.Model], feed: Feed, seconds: float) -> list[list[float]]:
-    """The milliseconds of each run of each."""
-    sessions = [Session(model, optimize=True, threads=1) for model in models]
-    taken: list[list[float]] = [[] for _ in sessions]
-    end = time.perf_counter() + seconds
-    while len(taken[0]) < LEAST_RUNS or time.perf_counter() < end:
-        for session, row in zip(sessions, taken, strict=True):
-            start = time.perf_counter()
-            session.run(feed)
-            row.append(1e3 * (time.perf_counter() - start))
-    return taken
-
-
 def rows(path: Path, sizes: Sequence[int], options: str, seconds: float) -> Iterator[Row]:
     """A row for each batch size that the model takes."""
     models, layers = variants(path, options)
@@ -88,7 +74,7 @@ def rows(path: Path, sizes: Sequence[int], options: str, seconds: float) -> Iter
         feed, size = next(batches([sample] * wanted, specs, wanted))
         if size not in measured:
             measured.add(size)
-            taken = times(models, feed, seconds)
+            taken = run_times(models, feed, seconds=seconds, threads=1)
             yield Row(path.stem, size, layers, *(float(np.median(row)) for row in taken))
 
 
@@ -100,7 +86,8 @@ def page(lines: Sequence[str]) -> str:
             "",
             f"Made by `tools/bench_cpu.py` in one run, with ONNX Runtime {ort.__version__} on one "
             f"core ({platform.machine()}, with",
-            "AVX-512 VNNI). Each model takes turns as it is, simplified (`lossless`), and with",
+            "AVX-512 VNNI). Each model takes turns, of several runs, as it is, simplified "
+            "(`lossless`), and with",
             "`lossless,quantize --target onnxruntime-cpu`, which leaves float what would be slower "
             "in integers",
             "(`keep-blocked` makes that faster where it can). Medians; of the time of the model as "

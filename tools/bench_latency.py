@@ -5,8 +5,8 @@
     python tools/bench_latency.py --json runs.json --write docs/pruning.md
 
 Each pipeline gets the model behind `lossless`, for the target onnxruntime-cpu, and is compared with
-`lossless` alone, in ONNX Runtime on one thread, on its calibration samples. All run in turn, so
-that what else the machine does meets all alike; the least time of each counts.
+`lossless` alone, in ONNX Runtime on one thread, on its calibration samples. All take turns
+of several runs, so that what else the machine does meets all alike; the least time of each counts.
 
 The JSON file keeps the last run of each model and pipeline; --write makes the page of all of them.
 """
@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from bench_compensation import fill
-from bench_cpu import times
 
 import graphopt
 from graphopt.cli.progress import Bars
@@ -33,6 +32,7 @@ from graphopt.data.samples import open_samples
 from graphopt.errors import GraphoptError
 from graphopt.ir import measure
 from graphopt.progress import Quiet
+from graphopt.runtime.latency import run_times
 from graphopt.runtime.session import Session
 
 BEGIN, END = "<!-- bench_latency: begin -->", "<!-- bench_latency: end -->"
@@ -61,7 +61,7 @@ def timed(models: Sequence[ir.Model], given: argparse.Namespace) -> dict[str, li
     rows = {}
     for batch in given.batch:
         feed, size = next(batches(samples, specs, batch))
-        taken = times(models, feed, given.seconds)
+        taken = run_times(models, feed, seconds=given.seconds, threads=1)
         rows[str(size)] = [float(np.min(row)) for row in taken]
     return rows
 

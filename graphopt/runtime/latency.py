@@ -12,28 +12,60 @@ from graphopt.data.feeds import Feed
 from graphopt.runtime.session import Session
 
 BUDGET_S = 2.0
-MAX_RUNS = 50
-WARM_UP = 2
+MAX_TURNS = 5
+MIN_TURNS = 3
+TURN_S = 0.02
+MIN_RUNS = 2
+"""In a turn."""
 
 
 def latencies(models: Sequence[ir.Model], feed: Feed) -> list[float]:
     """The median time of one run of each of `models` on `feed`, in milliseconds.
 
-    ONNX Runtime's optimizations are on, as they are where a model is used. The models take turns,
-    so that a noisy machine is as noisy for each: compare the results with one another, and not
-    with those of another call.
+    Compare the results with one another, and not with those of another call; see `run_times`.
     """
-    sessions = [Session(model, optimize=True) for model in models]
-    times: list[list[float]] = [[] for _ in sessions]
-    for session in sessions:
-        for _ in range(WARM_UP):
-            session.run(feed)
-    end = time.perf_counter() + BUDGET_S
-    for _ in range(MAX_RUNS):
-        for session, row in zip(sessions, times, strict=True):
-            begun = time.perf_counter()
-            session.run(feed)
-            row.append((time.perf_counter() - begun) * 1e3)
-        if time.perf_counter() > end:
-            break
+    times = run_times(models, feed, seconds=BUDGET_S, most_turns=MAX_TURNS)
     return [statistics.median(row) for row in times]
+
+
+def run_times(
+    models: Sequence[ir.Model],
+    feed: Feed,
+    *,
+    seconds: float,
+    most_turns: int | None = None,
+    threads: int = 0,
+) -> list[list[float]]:
+    """The milliseconds of each run of each of `models` on `feed`.
+
+    ONNX Runtime's optimizations are on, as they are where a model is used. The models take turns,
+    so that a noisy machine is as noisy for each. A turn is several runs, the first of which does
+    not count: it finds the caches full of the code and the weights of another model, which costs a
+    small one 5% and more.
+
+    Args:
+        seconds: no turns begin behind that, but for the first `MIN_TURNS` of each.
+        most_turns: of each.
+        threads: for one operator; 0 for as many as there are cores.
+    """
+    sessions = [Session(model, optimize=True, threads=threads) for model in models]
+    times: list[list[float]] = [[] for _ in sessions]
+    end = time.perf_counter() + seconds
+    turns = 0
+    while turns < MIN_TURNS or (turns != most_turns and time.perf_counter() < end):
+        for session, row in zip(sessions, times, strict=True):
+            row += _turn(session, feed)
+        turns += 1
+    return times
+
+
+def _turn(session: Session, feed: Feed) -> list[float]:
+    """The milliseconds of runs in a row."""
+    session.run(feed)
+    times: list[float] = []
+    end = time.perf_counter() + TURN_S
+    while len(times) < MIN_RUNS or time.perf_counter() < end:
+        begun = time.perf_counter()
+        session.run(feed)
+        times.append((time.perf_counter() - begun) * 1e3)
+    return times
