@@ -112,6 +112,30 @@ def test_a_sum_that_repeats_what_a_layer_gives_is_no_target_for_it() -> None:
     assert row["error_after"] < 0.05 < row["error_before"]
 
 
+@pytest.mark.parametrize(
+    ("end", "sums"),
+    [
+        ("y = Conv (r, u, d)", 0),
+        ("z = Conv (r, u)  y = Relu (z)", 0),  # a Conv gets a bias
+        ("m = Relu (r)  y = Exp (m)", 1),  # nothing is refitted
+    ],
+)
+def test_a_mean_is_added_only_where_no_bias_makes_up_for_it(end: str, sums: int) -> None:
+    """And an activation behind the sum goes that then follows itself."""
+    weights = "float[4,4,1,1] w, float[4] b, float[2,4,1,1] u, float[2] d"
+    body = "h = Relu (x)  a = Conv (h, w, b)  x1 = Add (a, h)  r = Relu (x1)"
+    model = net(f"{body} {end}", nets.IMAGE, weights)
+    context = noise(model, 64)
+    result = PruneBlocks().run(model, context)
+    operators = [node.op_type for node in result.model.graph]
+    assert operators.count("Add") == sums
+    assert operators[:2] == (["Relu", "Add"] if sums else ["Relu", "Conv"])
+    (step,) = result.details["steps"]
+    assert step["sqnr_db"] > (0 if sums else 10)
+    told = {"noop-relu": 1, "layers refitted": 1} if not sums else {"noop-relu": 1}
+    assert result.rewrites == {"blocks dropped": 1, **told}
+
+
 def named(model: ir.Model) -> ir.Model:
     """A copy in which nodes go by the names of what they give."""
     copy = model.clone()

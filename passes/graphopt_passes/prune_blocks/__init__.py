@@ -32,8 +32,9 @@ class PruneBlocks(Pass):
         min_sqnr: drop as many as leave the outputs at a signal-to-noise ratio of so many dB
             against the model as it was.
         compensate: what makes up for a dropped block, in closed form. `bias`: its mean over the
-            calibration samples takes its place. `ls`: besides, the layers behind it are refitted
-            by least squares to what they gave before. `none`: nothing.
+            calibration samples takes its place. `ls`: the layers behind it are refitted by least
+            squares to what they gave before, with that mean, or without where their biases make up
+            for it. `none`: nothing.
         exclude: names of nodes, patterns such as `/layer4/*`, or operators; a block that one of
             them is part of stays.
         samples: how many calibration samples are used, at most; a quarter of them is held out.

@@ -49,6 +49,16 @@ def drop(model: ir.Model, block: Block, fill: Array | None) -> ir.Model:
     return copy
 
 
+def left_by(model: ir.Model, block: Block) -> str:
+    """The name of what is left of the sum of `block` if nothing takes the place of its branch."""
+    add = node_of(model, block.add)
+    rest = [value for index, value in enumerate(add.inputs) if index != block.index]
+    if len(rest) > 1 or add.outputs[0].is_graph_output():
+        return block.add
+    assert rest[0] is not None
+    return str(rest[0].name)
+
+
 def node_of(model: ir.Model, output: str) -> ir.Node:
     """The node of the main graph that gives the value `output`."""
     return next(n for n in model.graph if any(v.name == output for v in n.outputs))

@@ -11,6 +11,8 @@ from graphopt.errors import GraphoptError
 from graphopt.ir import check, named_nodes
 from graphopt.pipeline.base import Declined, PassContext, PassResult
 from graphopt.pipeline.notes import listed
+from graphopt.pipeline.runner import run
+from graphopt.pipeline.text import parse
 from graphopt_passes.prune_blocks.search import Search
 from graphopt_passes.prune_blocks.survey import Priced, Survey
 from graphopt_passes.quantize.goal import goal_of
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from graphopt_passes.prune_blocks import PruneBlocks
 
 WHERE = "pass 'prune-blocks'"
+TIDY = "eliminate-noops"
 
 
 def prune(options: PruneBlocks, model: ir.Model, context: PassContext) -> PassResult:
@@ -62,14 +65,17 @@ def prune(options: PruneBlocks, model: ir.Model, context: PassContext) -> PassRe
     near = tuple(declined)
     if not search.dropped:
         return PassResult(model, False, {}, tuple(notes), details, near)
-    check(search.model, where=WHERE)
+    # Where a block was, an activation may follow itself.
+    tidied = run(parse(TIDY), search.model, context, any_order=True)
+    check(tidied.model, where=WHERE)
     layers = sum(len(step.refit.layers) for step in search.dropped if step.refit is not None)
     rewrites = {"blocks dropped": len(search.dropped), "layers refitted": layers}
     rewrites = {name: count for name, count in rewrites.items() if count}
+    rewrites |= tidied.steps[0].rewrites
     unmet = None
     if len(search.dropped) < most and not targeted:
         unmet = f"n={most}: after {len(search.dropped)} no residual block is left"
-    return PassResult(search.model, True, rewrites, tuple(notes), details, near, unmet)
+    return PassResult(tidied.model, True, rewrites, tuple(notes), details, near, unmet)
 
 
 def _nothing(model: ir.Model, declined: list[Declined], n: int | None) -> PassResult:

@@ -13,7 +13,7 @@ from graphopt.progress import Progress
 from graphopt.reconstruction import Refit
 from graphopt_passes.eliminate_dead.elimination import eliminate_dead
 from graphopt_passes.prune_blocks.blocks import Block
-from graphopt_passes.prune_blocks.dropping import Array, branch_means, drop
+from graphopt_passes.prune_blocks.dropping import Array, branch_means, drop, left_by
 from graphopt_passes.prune_blocks.influence import influences
 from graphopt_passes.prune_blocks.refit import refit
 from graphopt_passes.prune_blocks.survey import Priced, Survey
@@ -23,7 +23,7 @@ from graphopt_passes.quantize.judge import Judge
 SHORTLIST = 3
 """Of the blocks that are least needed by themselves, so many are tried with a refit behind them."""
 DIGITS = 1
-"""Of a figure in dB that count: blocks that are equal in them go by their MACs."""
+"""Of a figure in dB that count: what is equal in them goes by how much it saves."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,32 @@ class Search:
 
     def _tried(self, step: Dropped, fills: Mapping[str, Array]) -> tuple[ir.Model, Dropped]:
         """The model after `step`, refitted if that is wanted, and brings the outputs nearer."""
-        plain = drop(self.model, step.block, fills.get(step.block.branch))
-        eliminate_dead(plain)
+        fill = fills.get(step.block.branch)
         if self.compensate != "ls":
-            return plain, step
+            return self._without(step.block, fill), step
+        model, fitted = self._refitted(step, fill, step.block.add)
+        if fill is None:
+            return model, fitted
+        # The biases of the layers behind it can make up for a mean just as well, and it then need
+        # not be added.
+        bare, lighter = self._refitted(step, None, left_by(self.model, step.block))
+        nearer = round(fitted.sqnr_db, DIGITS) > round(lighter.sqnr_db, DIGITS)
+        return (model, fitted) if nearer or lighter.refit is None else (bare, lighter)
+
+    def _refitted(
+        self, step: Dropped, fill: Array | None, changed: str
+    ) -> tuple[ir.Model, Dropped]:
+        """The model after `step`, refitted behind the value `changed` if that is any good."""
+        plain = self._without(step.block, fill)
         fitted = plain.clone()
-        done = refit(self.original, fitted, step.block.add, self.samples, self.progress)
+        done = refit(self.original, fitted, changed, self.samples, self.progress)
         figure = self.judge.sqnr(fitted) if done.layers else step.sqnr_db
         if not figure > step.sqnr_db:
             return plain, step
         eliminate_dead(fitted)
         return fitted, Dropped(step.block, figure, done)
+
+    def _without(self, block: Block, fill: Array | None) -> ir.Model:
+        model = drop(self.model, block, fill)
+        eliminate_dead(model)
+        return model
