@@ -6,9 +6,10 @@
 At 30% and 50% of the channels of every group (score l1, nothing refitted, nothing rounded): what is
 left of the multiply-accumulates and parameters, and the check that matters: the pruned model has to
 give what the original gives with the same channels silenced (what reads them reads zeros, norms are
-over the others), in float64 (onnx's reference evaluator) up to 1e-9 of the peak of an output. Where
-that cannot run it, in ONNX Runtime up to 1e-6; models that are exact in float64 and exceed that in
-float32 are named. Models that leave height, width or length free also run at others.
+over the others), up to 1e-9 of the peak of an output in float64 (onnx's reference evaluator, where
+that runs it), and up to 1e-6 in float32: in ONNX Runtime, or, where its order of sums exceeds that,
+in an evaluation that does not depend on it. Such models are named. Models that leave height, width
+or length free also run at others.
 
 Beside it, with `--torch`, Torch-Pruning prunes the PyTorch nets that `export_models.py` exports, in
 the environment of that interpreter: torch, timm, transformers and torch-pruning.

@@ -51,7 +51,9 @@ def test_coverage_and_exactness(model: Path) -> None:
     assert row["cuts"]["0.25"]["macs"] == 24 * (24 + 36 + 12)
     assert row["cuts"]["0.5"]["parameters"] == 16 + 24 + 12
     assert row["cuts"]["0.5"]["fp64"] <= 1e-12
-    assert len(row["cuts"]["0.5"]["other_sizes"]) == 2
+    others = row["cuts"]["0.5"]["other_sizes"]
+    assert len(others) == 2
+    assert max(size["fp64"] for size in others) <= 1e-12
     assert {kept["reason"]: kept["channels"] for kept in row["kept"]} == {
         "graph input 'x'": 4,
         "Softmax 'shares'": 12,
@@ -64,14 +66,21 @@ def test_the_page_says_what_is_not_exact(model: Path) -> None:
     wrong = json.loads(json.dumps(row))
     wrong["cuts"]["0.3"]["fp64"] = 1e-7
     other = json.loads(json.dumps(row))
-    other["cuts"]["0.5"]["other_sizes"][1] = 1e-2
-    rows = {"good": row, "wrong": wrong, "other": other, "dead": {"failure": "timeout"}}
-    assert [is_exact(entry) for entry in rows.values()] == [True, False, False, False]
+    other["cuts"]["0.5"]["other_sizes"][1]["fp32"] = 1e-2
+    order = json.loads(json.dumps(other))
+    order["cuts"]["0.5"]["other_sizes"][1]["rounded"] = 2e-7
+    wide = json.loads(json.dumps(row))
+    wide["cuts"]["0.3"]["other_sizes"][0]["fp64"] = 1e-8
+    rows = {"good": row, "wrong": wrong, "other": other, "order": order, "wide": wide}
+    rows["dead"] = {"failure": "timeout"}
+    exact = [name for name, entry in rows.items() if is_exact(entry)]
+    assert exact == ["good", "order"]
     peer = {"good": {"failure": "error: no"}, "none": {"failure": "x"}}
     page = markdown(rows, peer)
-    assert "1 of 4 models are exact" in page
+    assert "2 of 6 models are exact" in page
+    assert "sums: order (1e-02; whatever the order 2e-07)." in page
     assert "| good | 5 | 1 | 22 / 22 | 43 / 43 | yes:" in page
-    assert page.count("**no**") == 2
+    assert page.count("**no**") == 3
     assert "| dead | timeout |" in page
     assert "| good | fails | error: no |" in page
     assert "Softmax: 12" in page

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
@@ -17,8 +18,14 @@ from graphopt.ir.query import all_graphs, nodes_of
 NARROW = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
-def run_in_double(model: ir.Model, names: Iterable[str], feed: Feed) -> Feed:
+def run_in_double(
+    model: ir.Model, names: Iterable[str], feed: Feed, *, rounded: bool = False
+) -> Feed:
     """The values `names` of the main graph, by onnx's reference evaluator in float64.
+
+    Args:
+        rounded: what each node of the main graph gives is rounded to float32. It is a run in
+            float32 then whose results do not depend on the order in which a kernel sums.
 
     Raises:
         Exception: whatever the evaluator raises for an operator that it does not have.
@@ -31,8 +38,38 @@ def run_in_double(model: ir.Model, names: Iterable[str], feed: Feed) -> Feed:
         name: array.astype(np.float64) if _is_narrow(array.dtype) else array
         for name, array in feed.items()
     }
-    evaluator = ReferenceEvaluator(proto, new_ops=[GatherElements, GlobalMaxPool])
+    if rounded:
+        _round_each(proto)
+    evaluator = ReferenceEvaluator(proto, new_ops=OPERATORS)
     return dict(zip(wanted, evaluator.run(None, wide), strict=True))
+
+
+def _round_each(proto: onnx.ModelProto) -> None:
+    """Lets the main graph round what each node gives."""
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
+    proto.opset_import.append(helper.make_opsetid(Rounded.op_domain, 1))
+    for node in nodes:
+        proto.graph.node.append(node)
+        exact = proto.graph.node[-1].output
+        for index, name in enumerate(exact):
+            if name:
+                exact[index] = f"{name}:exact"
+                rounding = helper.make_node(
+                    "Rounded", [f"{name}:exact"], [name], domain=Rounded.op_domain
+                )
+                proto.graph.node.append(rounding)
+
+
+class Rounded(OpRun):
+    """Floating-point numbers as float32 has them; anything else as it is."""
+
+    op_domain = "graphopt.single"
+
+    def _run(self, x: Any) -> tuple[Any]:
+        if isinstance(x, np.ndarray) and x.dtype == np.float64:
+            return (x.astype(np.float32).astype(np.float64),)
+        return (x,)
 
 
 class GatherElements(OpRun):
@@ -51,6 +88,34 @@ class GlobalMaxPool(OpRun):
 
     def _run(self, x: Any) -> tuple[Any]:
         return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
+
+
+class BatchNormalization(OpRun):
+    """In place of the evaluator's own, which up to opset 13 takes any for one in training."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: Any,
+        scale: Any,
+        bias: Any,
+        mean: Any,
+        variance: Any,
+        epsilon: float | None = None,
+        training_mode: int | None = None,
+        spatial: int | None = None,
+        **_: Any,
+    ) -> tuple[Any]:
+        if training_mode or spatial == 0 or sum(map(bool, self.onnx_node.output)) > 1:
+            raise RuntimeError("BatchNormalization in training, or of each pixel by itself")
+        small = 1e-5 if epsilon is None else epsilon
+        each = (-1, *[1] * (x.ndim - 2))
+        factor = (scale / np.sqrt(variance + small)).reshape(each)
+        return ((x - mean.reshape(each)) * factor + bias.reshape(each),)
+
+
+OPERATORS = [BatchNormalization, GatherElements, GlobalMaxPool, Rounded]
 
 
 def in_double(model: ir.Model) -> ir.Model:
