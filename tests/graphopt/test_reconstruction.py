@@ -138,7 +138,7 @@ def of_gemm(bias: str) -> Linear | str | None:
     text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[2, 2] x) => (float[2, 2] y)
     <float[2, 2] w = {{1.0, 0.0, 0.0, 1.0}}, {bias}> {{ y = Gemm (x, w, b) }}"""
     model = ir.from_proto(onnx.parser.parse_model(text))
-    return Linear.of(Names(model), model.graph[0])
+    return Linear.of(model.graph[0])
 
 
 @pytest.mark.parametrize("shape", ["2", "1, 2"])
@@ -150,6 +150,46 @@ def test_the_bias_of_a_gemm_is_a_number_for_each_output(shape: str) -> None:
 
 def test_a_bias_for_each_row_is_not_one_of_each_output() -> None:
     assert of_gemm("float[2, 1] b = {1.0, 2.0}") == "its bias is not one number per channel"
+
+
+@pytest.mark.parametrize("turned", [0, 1])
+@pytest.mark.parametrize("bias", [(), (1,), (3,), (1, 3)])
+def test_a_scaled_gemm_is_what_it_computes(turned: int, bias: tuple[int, ...]) -> None:
+    """Its matrix and bias give what ONNX Runtime gives, before and after it gets others."""
+    generator = np.random.default_rng(2)
+    weight = generator.standard_normal((3, 4) if turned else (4, 3)).astype(np.float32)
+    node = onnx.helper.make_node("Gemm", "xwb", "y", transB=turned, alpha=0.5, beta=-2.0)
+    floats = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [node],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", floats, ["N", 4])],
+        [onnx.helper.make_tensor_value_info("y", floats, ["N", 3])],
+        [
+            onnx.numpy_helper.from_array(weight, "w"),
+            onnx.numpy_helper.from_array(generator.random(bias, np.float32), "b"),
+        ],
+    )
+    opset = [onnx.helper.make_opsetid("", 17)]
+    model = ir.from_proto(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8))
+    x = generator.standard_normal((5, 4)).astype(np.float32)
+    for _ in range(2):
+        linear = Linear.of(model.graph[0])
+        assert isinstance(linear, Linear)
+        assert linear.is_scaled
+        assert linear.shape == linear.matrix.shape == (1, 4, 3)
+        expected = Session(model).run({"x": x})["y"]
+        np.testing.assert_allclose(x @ linear.matrix[0] + linear.bias, expected, atol=1e-6)
+        linear.write(Names(model), 3 * linear.matrix, linear.bias + np.arange(3.0))
+
+
+@pytest.mark.parametrize(("scale", "reason"), [("alpha", "not used"), ("beta", "bias is not used")])
+def test_a_gemm_that_multiplies_by_nothing_is_not_refitted(scale: str, reason: str) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[2, 2] x) => (float[2, 2] y)
+    <float[2, 2] w = {{1.0, 0.0, 0.0, 1.0}}> {{ y = Gemm <{scale} = 0.0> (x, w) }}"""
+    found = Linear.of(ir.from_proto(onnx.parser.parse_model(text)).graph[0])
+    assert isinstance(found, str)
+    assert found.endswith(reason)
 
 
 def pair_net() -> ir.Model:

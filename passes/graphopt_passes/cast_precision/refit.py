@@ -121,12 +121,12 @@ def refit(
         return Fit(reason=str(error))
     before = judge(simulated, sides.held_out_feeds())
     fit = Fit()
-    names = Names(model), Names(simulated)
+    names = Names(simulated)
     nodes = [n for n in model.graph if is_standard(n, *LAYERS) and decision.is_low(n)]
     for number, node in enumerate(progress.track(nodes, "fitting weights", len(nodes))):
-        linear = Linear.of(names[0], node)
-        if not isinstance(linear, Linear):
-            continue
+        linear = Linear.of(node)
+        if not isinstance(linear, Linear) or linear.is_scaled:
+            continue  # scaled, a weight of the low type is not one of it as it is stored
         layer = _Layer(linear, twins[node], decision)
         try:
             evidence = sides.evidence(layer, node, number)
@@ -137,7 +137,7 @@ def refit(
         if choice is not None and choice.kept:
             stored = decision.low.round(choice.weight.matrix)  # exact, and a quarter of the size
             fit.weights[node] = replace(choice.weight, matrix=stored)
-            write(names[1], node, choice.weight, twins)
+            write(names, node, choice.weight, twins)
     if not fit.weights:
         reason = "no layer has others that are better on held-out samples"
         return Fit(reason=reason, not_finite=fit.not_finite)
@@ -154,7 +154,7 @@ def write(names: Names, node: ir.Node, weight: LowWeight, twins: Mapping[ir.Node
     Args:
         names: those of the twin's model.
     """
-    linear = Linear.of(names, node)
+    linear = Linear.of(node)
     assert isinstance(linear, Linear)
     bias = _Bias.of(linear)
     set_constant(names, twins.get(node, node), 1, linear.stored(weight.matrix), "")

@@ -59,27 +59,27 @@ def refit(
     def feeds() -> Iterator[Feed]:
         return (feed for feed, _ in batches(samples, specs, size))
 
+    names = Names(model)
     sides = _Sides(original, model, feeds, layers)
     for number, linear in enumerate(progress.track(layers, "refitting layers", len(layers))):
-        rows = enough_rows(linear.matrix.shape[1])
-        _solve(linear, sides.rows(number, max(1, rows // runs)), result)
+        rows = enough_rows(linear.shape[1])
+        _solve(linear, sides.rows(number, max(1, rows // runs)), names, result)
     return result
 
 
 def _layers(model: ir.Model, changed: str, result: Refit) -> Iterator[Linear]:
     """The layers that can be refitted of those that depend on the value `changed`."""
-    names = Names(model)
     reached: set[str | None] = {changed}
     for node in model.graph:
         if not any(value.name in reached for value in node.inputs if value is not None):
             continue
         reached.update(value.name for value in node.outputs)
         if is_standard(node, "Conv", "Gemm", "MatMul"):
-            linear = Linear.of(names, node)
+            linear = Linear.of(node)
             if isinstance(linear, str):
                 result.declined.append((label(node), linear))
-            elif linear is not None and linear.matrix.shape[1] > MAX_INPUTS:
-                result.declined.append((label(node), f"it has {linear.matrix.shape[1]} inputs"))
+            elif linear is not None and linear.shape[1] > MAX_INPUTS:
+                result.declined.append((label(node), f"it has {linear.shape[1]} inputs"))
             elif linear is not None:
                 yield linear
 
@@ -152,8 +152,10 @@ class _Sides:
         return None if any(place <= self._then[target.goal] for place in nexts) else target
 
 
-def _solve(linear: Linear, rows: Iterator[tuple[Array, Array]], result: Refit) -> None:
-    fit, held_out = (Moments(*linear.matrix.shape) for _ in range(2))
+def _solve(
+    linear: Linear, rows: Iterator[tuple[Array, Array]], names: Names, result: Refit
+) -> None:
+    fit, held_out = (Moments(*linear.shape) for _ in range(2))
     for run, (x, y) in enumerate(rows):
         (held_out if run % HELD_OUT == HELD_OUT - 1 else fit).add(x, y)
     old, bias = linear.matrix, linear.bias
@@ -166,7 +168,7 @@ def _solve(linear: Linear, rows: Iterator[tuple[Array, Array]], result: Refit) -
         return
     fit.merge(held_out)
     new = fit.solve(old, centred=linear.centred)
-    linear.write(new, fit.bias(new) if linear.centred else bias)
+    linear.write(names, new, fit.bias(new) if linear.centred else bias)
     scale = max(float(held_out.yy.sum()), 1e-30)
     one, other = (math.sqrt(max(error, 0.0) / scale) for error in (before, after))
     result.layers.append((linear.name, one, other))

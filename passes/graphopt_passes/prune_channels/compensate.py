@@ -18,15 +18,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from graphopt.data.feeds import Feed, Samples, batches, input_specs
-from graphopt.ir import constant_array, constant_tensor, is_standard, label, reads, sole_use
+from graphopt.ir import Names, constant_array, constant_tensor, is_standard, label, reads, sole_use
 from graphopt.progress import Progress
-from graphopt.reconstruction import Moments, Refit, Stream
+from graphopt.reconstruction import Linear, Moments, Refit, Stream
 from graphopt_passes.prune_channels.groups import Cut
 from graphopt_passes.prune_channels.labelling import Labelling, Layer, Mix
 from graphopt_passes.prune_channels.rows import Rows, plan_runs
 from graphopt_passes.prune_channels.scores import batch_within, is_depthwise
 from graphopt_passes.prune_channels.solvers import Method, choose_solver
-from graphopt_passes.prune_channels.weights import LayerWeights
 
 Array: TypeAlias = "NDArray[Any]"
 
@@ -55,8 +54,8 @@ def compensate(
         GraphoptError: if what a layer reads or gives is NaN or infinite somewhere.
     """
     specs = input_specs(original)
-    names = [n for n in found.labels if found.facts.types[n].is_floating_point()]
-    batch = batch_within(found, names, BATCH_BYTES)
+    floats = [n for n in found.labels if found.facts.types[n].is_floating_point()]
+    batch = batch_within(found, floats, BATCH_BYTES)
     batch = next((s.static_batch for s in specs if s.static_batch is not None), batch)
     runs = plan_runs(samples, specs, batch, limit)
     firsts = [found.facts.symbols.get(spec.name, ())[:1] for spec in specs]
@@ -70,6 +69,7 @@ def compensate(
     old_nodes = list(original.graph)
     order = {node: number for number, node in enumerate(old_nodes)}
     new_nodes = {node.outputs[0].name: node for node in pruned.graph}
+    names = Names(pruned)
     layers = _affected(original, found, cut)
     for layer in progress.track(layers, "refitting layers", len(layers)):
         before = old_nodes[layer.node]
@@ -78,10 +78,9 @@ def compensate(
             result.declined.append((label(before), f"its weight {place}"))
             continue
         after = new_nodes[before.outputs[0].name]
-        weights = LayerWeights(pruned, after, layer)
-        reason = weights.declines()
-        if reason is not None:
-            result.declined.append((layer.name, reason))
+        linear = Linear.of(after)
+        if not isinstance(linear, Linear):
+            result.declined.append((layer.name, linear or "its weight is no constant"))
             continue
         rows = Rows(layer, (before, after), found, cut, runs, free)
         side = _side(before, found, order)
@@ -91,7 +90,7 @@ def compensate(
         values = [
             streams[which].values(node, name, after=which == 0) for which, node, name in places
         ]
-        _refit(layer, weights, rows, zip(*values, strict=True), method, result)
+        _refit(linear, names, rows, zip(*values, strict=True), method, result)
     return result
 
 
@@ -142,15 +141,14 @@ def _side(node: ir.Node, found: Labelling, order: Mapping[ir.Node, int]) -> str 
 
 
 def _refit(
-    layer: Layer,
-    weights: LayerWeights,
+    linear: Linear,
+    names: Names,
     rows: Rows,
     values: Iterator[tuple[Array, ...]],
     method: Method,
     result: Refit,
 ) -> None:
-    old, old_bias = weights.matrix(), weights.bias()
-    assert old_bias is not None
+    old, old_bias = linear.matrix, linear.bias
     full = old.shape[1] <= MAX_INPUTS
     fit, held_out = (Moments(*old.shape, full=full) for _ in range(2))
     residual = 0.0
@@ -160,25 +158,25 @@ def _refit(
         held_out.add(x[:, last], y[:, last])
         residual += float(np.square(y[:, last] - x[:, last] @ old - old_bias[:, None]).sum())
     if full and not (held_out.rows and fit.rows):
-        result.declined.append((layer.name, "there are too few samples to check a refit"))
+        result.declined.append((linear.name, "there are too few samples to check a refit"))
         return
     if not full:
         fit.merge(held_out)
-        weights.write(old, fit.bias(old))
-        result.declined.append((layer.name, f"{old.shape[1]} inputs: only its bias is refitted"))
+        linear.write(names, old, fit.bias(old))
+        result.declined.append((linear.name, f"{old.shape[1]} inputs: only its bias is refitted"))
         return
     scale = max(float(held_out.yy.sum()), 1e-30)
-    if math.sqrt(residual / scale) <= ROUNDING * np.finfo(weights.array.dtype).eps:
+    if math.sqrt(residual / scale) <= ROUNDING * np.finfo(linear.array.dtype).eps:
         return
-    solver = choose_solver(method, fit, held_out, old, centred=weights.centred)
+    solver = choose_solver(method, fit, held_out, old, centred=linear.centred)
     error = held_out.error(*solver(fit))
     if not error < residual:
-        result.declined.append((layer.name, "a refit does not lower the error"))
+        result.declined.append((linear.name, "a refit does not lower the error"))
         return
     fit.merge(held_out)
-    weights.write(*solver(fit))
+    linear.write(names, *solver(fit))
     result.layers.append(
-        (layer.name, math.sqrt(residual / scale), math.sqrt(max(error, 0) / scale))
+        (linear.name, math.sqrt(residual / scale), math.sqrt(max(error, 0) / scale))
     )
 
 

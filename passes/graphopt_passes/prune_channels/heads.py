@@ -22,15 +22,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from graphopt.data.feeds import Samples
-from graphopt.ir import constant_array, is_standard, sole_use
+from graphopt.ir import Names, constant_array, is_standard, sole_use
 from graphopt.progress import Progress
+from graphopt.reconstruction import Linear
 from graphopt.runtime.tap import require_finite, tap
 from graphopt_passes.prune_channels.atoms import Labels
 from graphopt_passes.prune_channels.labelling import Labelling, Layer
 from graphopt_passes.prune_channels.moving import End, Ids, follow
 from graphopt_passes.prune_channels.scores import batch_within, out_channel_axis
 from graphopt_passes.prune_channels.scores.task import TAP_BYTES
-from graphopt_passes.prune_channels.weights import LayerWeights
 
 Array: TypeAlias = "NDArray[Any]"
 
@@ -87,24 +87,25 @@ class Makers:
     def __init__(self, model: ir.Model, found: Labelling) -> None:
         self.found = found
         self.nodes = list(model.graph)
+        self._names = Names(model)
         self._places = {id(node): number for number, node in enumerate(self.nodes)}
-        self._layers: dict[int, tuple[Layer, LayerWeights]] = {}
+        self._layers: dict[int, tuple[Layer, Linear]] = {}
         self._owner: list[tuple[int, int]] = []
         """Of each channel that is made (its id is its place here): the layer's node, the column."""
         self._changed: dict[int, tuple[Array, Array]] = {}
         self._ends: dict[tuple[int, int], Ids] = {}
         for layer in found.layers:
-            weights = LayerWeights(model, self.nodes[layer.node], layer)
-            if layer.groups == 1 and weights.declines() is None:
-                self._layers[layer.node] = layer, weights
+            linear = Linear.of(self.nodes[layer.node])
+            if layer.groups == 1 and isinstance(linear, Linear):
+                self._layers[layer.node] = layer, linear
                 columns = range(len(layer.out_labels))
                 self._owner += [(layer.node, column) for column in columns]
         self._readers = np.zeros(len(self._owner), dtype=np.int64)
         first = 0
-        for layer, weights in self._layers.values():
+        for layer, linear in self._layers.values():
             ids = first + np.arange(len(layer.out_labels))
             first += len(ids)
-            for end in self.follow(weights.sum, ids, out_channel_axis(layer)):
+            for end in self.follow(linear.sum, ids, out_channel_axis(layer)):
                 self._readers[np.unique(end.ids)] += 1
                 self._ends[self._number(end), end.index] = end.ids
 
@@ -125,10 +126,10 @@ class Makers:
 
     def reader(self, end: End) -> Layer | None:
         """The layer that reads at `end`, if one row of its weight is for each channel."""
-        layer, weights = self._layers.get(self._number(end), (None, None))
-        if layer is None or weights is None or end.index != 0:
+        layer, linear = self._layers.get(self._number(end), (None, None))
+        if layer is None or linear is None or end.index != 0:
             return None
-        simple = weights.array.size == len(layer.in_labels) * len(layer.out_labels)
+        simple = linear.array.size == len(layer.in_labels) * len(layer.out_labels)
         return layer if simple else None
 
     def make(self, ids: Ids, turn: Array) -> None:
@@ -144,14 +145,14 @@ class Makers:
     def weights(self, number: int) -> tuple[Array, Array]:
         """Of the layer that is node `number`, to be changed: [inputs, outputs] and [1, outputs]."""
         if number not in self._changed:
-            weights = self._layers[number][1]
-            self._changed[number] = weights.matrix()[0].copy(), weights.offset().copy()
+            linear = self._layers[number][1]
+            self._changed[number] = linear.matrix[0].copy(), linear.bias + linear.behind
         return self._changed[number]
 
     def write(self) -> None:
         for number, (matrix, offset) in sorted(self._changed.items()):
-            weights = self._layers[number][1]
-            weights.write(matrix[None], offset - weights.behind())
+            linear = self._layers[number][1]
+            linear.write(self._names, matrix[None], offset - linear.behind)
 
     def _number(self, end: End) -> int:
         return self._places.get(id(end.node), -1)

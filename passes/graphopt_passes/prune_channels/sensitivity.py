@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from graphopt.data.feeds import Samples, batches, input_specs
 from graphopt.data.parts import split
+from graphopt.ir import Names
 from graphopt.progress import Progress
-from graphopt.reconstruction import Stream
+from graphopt.reconstruction import Linear, Stream
 from graphopt.runtime.tap import require_finite, run_all, tap
 from graphopt_passes.prune_channels.allocation import Ladder, cut_of
 from graphopt_passes.prune_channels.apply import cut_channels
@@ -26,7 +27,6 @@ from graphopt_passes.prune_channels.budget import count_cost
 from graphopt_passes.prune_channels.divergence import divergence
 from graphopt_passes.prune_channels.groups import Cut
 from graphopt_passes.prune_channels.labelling import Labelling, Layer
-from graphopt_passes.prune_channels.weights import LayerWeights
 
 Array: TypeAlias = "NDArray[Any]"
 
@@ -218,6 +218,7 @@ def _refitted(
 ) -> ir.Model:
     """`model` after `cut`; the layers that read what is cut make up for it by themselves."""
     pruned = cut_channels(model, found, cut)
+    names = Names(pruned)
     old_nodes = list(model.graph)
     new_nodes = {node.outputs[0].name: node for node in pruned.graph}
     for layer in found.layers:
@@ -226,17 +227,16 @@ def _refitted(
         if relation is None or keep.all() or not relation.rows:
             continue
         before, after = old_nodes[layer.node], new_nodes[old_nodes[layer.node].outputs[0].name]
-        old, new = LayerWeights(model, before, layer), LayerWeights(pruned, after, layer)
-        bias = new.bias()
-        if new.declines() is not None or bias is None:
+        old, new = Linear.of(before), Linear.of(after)
+        if not isinstance(old, Linear) or not isinstance(new, Linear):
             continue
         matrix, mean = relation.told(keep)
         outputs = cut.keep(layer.slot.labels[layer.out_axis])
-        whole = old.matrix()[0].reshape(len(keep), -1, len(outputs))
+        whole = old.matrix[0].reshape(len(keep), -1, len(outputs))
         gone = whole[~keep][:, :, outputs]
         taken_over = np.tensordot(matrix, gone, 1)
-        weight = new.matrix() + taken_over.reshape(1, -1, gone.shape[2])
-        new.write(weight, bias + np.tensordot(mean, gone.sum(1), 1)[None])
+        weight = new.matrix + taken_over.reshape(1, -1, gone.shape[2])
+        new.write(names, weight, new.bias + np.tensordot(mean, gone.sum(1), 1)[None])
     return pruned
 
 

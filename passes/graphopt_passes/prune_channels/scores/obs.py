@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphopt.data.feeds import batches, input_specs
-from graphopt.reconstruction import Geometry, Moments, conv_rows, matrix_rows
+from graphopt.reconstruction import Geometry, Linear, Moments, conv_rows, matrix_rows
 from graphopt.runtime.session import Session
 from graphopt.runtime.tap import require_finite, tapped
 from graphopt_passes.prune_channels.groups import Group
@@ -22,7 +22,6 @@ from graphopt_passes.prune_channels.scores.task import (
     batch_within,
     out_channel_axis,
 )
-from graphopt_passes.prune_channels.weights import LayerWeights
 
 Array: TypeAlias = "NDArray[Any]"
 
@@ -87,16 +86,19 @@ def _readers(task: Task) -> dict[str, list[Layer]]:
     return readers
 
 
-def _weights(task: Task, layer: Layer) -> LayerWeights:
-    return LayerWeights(task.model, task.nodes[layer.node], layer)
+def _linear(task: Task, layer: Layer) -> Linear:
+    """Of a layer that `_why_not` has nothing against."""
+    linear = Linear.of(task.nodes[layer.node])
+    assert isinstance(linear, Linear)
+    return linear
 
 
 def _why_not(task: Task, layer: Layer) -> str | None:
     if task.weight(layer) is None:
         return f"the weight of its reader '{layer.name}' is not a floating-point constant"
-    reason = _weights(task, layer).declines()
-    if reason is not None:
-        return f"its reader '{layer.name}' cannot be refitted: {reason}"
+    linear = Linear.of(task.nodes[layer.node])
+    if not isinstance(linear, Linear):
+        return f"its reader '{layer.name}' cannot be refitted: {linear or 'it has no constant'}"
     inputs = _inputs(layer)
     if inputs > MAX_INPUTS:
         return f"its reader '{layer.name}' has {inputs} inputs, more than {MAX_INPUTS}"
@@ -153,7 +155,7 @@ def _grams(task: Task, layers: Sequence[Layer]) -> dict[int, Array]:
         gram = sums.xx
         assert gram is not None
         gram /= max(sums.rows, 1)
-        if _weights(task, layer).centred:
+        if _linear(task, layer).centred:
             mean = sums.x / max(sums.rows, 1)
             gram -= mean[:, :, None] * mean[:, None, :]
         grams[layer.node] = gram
@@ -182,7 +184,7 @@ def _rows(
 
 def _problems(task: Task, layer: Layer, gram: Array, atoms: Array) -> Iterator[Problem]:
     """One for each group of a convolution that reads some of `atoms`."""
-    weight = _weights(task, layer).matrix()
+    weight = _linear(task, layer).matrix
     energy = float(np.einsum("gio,gio->", weight, gram @ weight))
     labels = task.found.atoms.roots(layer.in_labels).reshape(layer.groups, -1)
     taps = np.arange(_taps(layer))
