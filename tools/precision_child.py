@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import sys
 import tempfile
-import types
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -23,7 +21,7 @@ import onnx_ir as ir
 from known_samples import samples_of
 from low_tensors import exact_weights, numbers_of, summed_in_single
 from onnx.reference import ReferenceEvaluator
-from processes import cpu_seconds
+from processes import cpu_limit, cpu_seconds
 
 import graphopt
 from graphopt.data.feeds import Feed, Samples, batches, input_specs
@@ -77,18 +75,15 @@ class _Measured:
         self._expected = [self._session.run(feed) for feed in self.seen]
 
     def row(self, to: str, limit_s: float) -> Row:
-        low, started = LOW_TYPES[to], cpu_seconds()
-        pipeline = f"cast-precision{{to={to}}}"
-        done = graphopt.optimize(self._exact, pipeline, calibration=self._samples, verify="off")
-        seconds = cpu_seconds() - started
-        details = done.report.steps[0].details
+        started = cpu_seconds()
+        done = self._cast(to)
+        seconds, details = cpu_seconds() - started, done.report.steps[0].details
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "low.onnx"
             graphopt.save(done.model, file)
             cast, proto, invalid = graphopt.load(file), onnx.load(file), why_invalid(file)
         graphopt.infer_shapes(cast)
         reasons = Counter(general_reason(row["reason"]) for row in details["float"])
-        rounded = numbers_of(cast, low)
         row = {
             "nodes": len(cast.graph),
             "kept": len(details["float"]),
@@ -99,15 +94,34 @@ class _Measured:
             "cpu_s": seconds,
             "invalid": invalid,
             "sorted": is_sorted(proto.graph),
-            **_told("rounded", self._fidelity(rounded, self.seen)),
-            **_told("data", self._fidelity(exact_weights(self._exact, cast, low), self.seen)),
         }
-        if self._unseen:
-            row |= _told("unseen", self._fidelity(rounded, self._unseen))
+        for what, (model, feeds) in self._asked(cast, to, fitted=bool(details["fit"])).items():
+            row |= _told(what, self._fidelity(model, feeds)) if feeds else {}
+        return {**row, **(self._evaluated(proto, limit_s) if to == EVALUATED else {})}
+
+    def _cast(self, to: str, options: str = "") -> graphopt.Optimized:
+        pipeline = f"cast-precision{{to={to}{options}}}"
+        return graphopt.optimize(self._exact, pipeline, calibration=self._samples, verify="off")
+
+    def _asked(
+        self, cast: ir.Model, to: str, *, fitted: bool
+    ) -> dict[str, tuple[ir.Model, list[Feed]]]:
+        """What is run in ONNX Runtime on which samples, by the name of what it shows."""
+        low = LOW_TYPES[to]
+        rounded = numbers_of(cast, low)
+        asked = {
+            "rounded": (rounded, self.seen),
+            "unseen": (rounded, self._unseen),
+            "data": (exact_weights(self._exact, cast, low), self.seen),
+        }
         if to == EVALUATED:
-            row |= _told("weights", self._fidelity(cast, self.seen))
-            row |= self._evaluated(proto, limit_s)
-        return row
+            asked["weights"] = cast, self.seen
+        if fitted:
+            model = self._cast(to, ",fit_weights=false").model
+            graphopt.infer_shapes(model)
+            nearest = numbers_of(model, low)
+            asked |= {"nearest": (nearest, self.seen), "nearest_unseen": (nearest, self._unseen)}
+        return asked
 
     def _fidelity(self, model: ir.Model, feeds: list[Feed]) -> Fidelity:
         """How far outputs of `model` are from the original's, in ONNX Runtime."""
@@ -123,7 +137,7 @@ class _Measured:
         """
         found: list[dict[str, Any]] = []
         try:
-            with time_limit(limit_s), np.errstate(all="ignore"):
+            with cpu_limit(limit_s), np.errstate(all="ignore"):
                 evaluator = ReferenceEvaluator(proto, new_ops=[*OPERATORS, *summed_in_single()])
                 for feed in self.seen:
                     results = evaluator.run(None, dict(feed))
@@ -154,24 +168,6 @@ def _told(what: str, fidelity: Fidelity) -> Row:
         f"{what}_db": found if math.isfinite(found) else str(found),
         f"{what}_finite": fidelity.finite,
     }
-
-
-class time_limit:  # noqa: N801 (reads as the statement that it is)
-    """Raises TimeoutError in the block after so many CPU seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def __enter__(self) -> None:
-        signal.signal(signal.SIGPROF, self._end)
-        signal.setitimer(signal.ITIMER_PROF, self._seconds)
-
-    def __exit__(self, *_: object) -> None:
-        signal.setitimer(signal.ITIMER_PROF, 0.0)
-
-    @staticmethod
-    def _end(_: int, __: types.FrameType | None) -> None:
-        raise TimeoutError
 
 
 def why_invalid(file: Path) -> str | None:

@@ -46,7 +46,8 @@ for a part of it.
 FIT = """
 ## Weights that are rounded together
 
-On the pass's held-out samples: with the nearest weights, and with those that were found.
+Rounded as above, with the nearest weights (`fit_weights=false`), and with those that the pass finds
+where they gain on samples that it holds out.
 
 """
 LOWER = """
@@ -125,7 +126,7 @@ def markdown(rows: Mapping[str, Row]) -> str:
     casts = {name: types(row)[FP16] for name, row in rows.items() if FP16 in types(row)}
     lower = {name: types(row)[BF16] for name, row in rows.items() if BF16 in types(row)}
     under = {name: cast for name, cast in casts.items() if float(cast["rounded_db"]) < WISHED}
-    fitted = {name: cast["fit"] for name, cast in casts.items() if cast["fit"]}
+    fitted = {name: cast for name, cast in casts.items() if cast["fit"]}
     found = [f"- {name}: {line}" for name, row in rows.items() for line in broken(row)]
     lines = [
         HEAD + "\n".join(summary(rows)),
@@ -146,7 +147,7 @@ def markdown(rows: Mapping[str, Row]) -> str:
 COLUMNS = ("model", "samples", "nodes", "in fp32", "MACs in fp32", "aim", "rounded", "unseen")
 COLUMNS += ("evaluator", "finite", "valid")
 LIMIT_COLUMNS = ("model", "samples", "aim", "rounded", "weights", "data")
-FIT_COLUMNS = ("model", "layers", "nearest", "together")
+FIT_COLUMNS = ("model", "layers", "nearest", "together", "nearest, unseen", "together, unseen")
 LOWER_COLUMNS = ("model", "nodes", "in fp32", "MACs in fp32", "aim", "rounded", "data")
 LOWER_COLUMNS += ("finite", "valid")
 
@@ -165,9 +166,11 @@ def _limit_cells(name: str, cast: Row, rows: Mapping[str, Row]) -> list[str]:
     return [name, rows[name]["samples"], f"{cast['goal_db']:g}", *figures]
 
 
-def _fit_cells(name: str, fit: Row) -> list[str]:
-    figures = (decibel(fit[f"sqnr_db_{when}"]) for when in ("before", "after"))
-    return [name, str(fit["layers"]), *figures]
+def _fit_cells(name: str, cast: Row) -> list[str]:
+    figures = (
+        cast.get(f"{what}_db") for what in ("nearest", "rounded", "nearest_unseen", "unseen")
+    )
+    return [name, str(cast["fit"]["layers"]), *map(decibel, figures)]
 
 
 def _lower_cells(name: str, cast: Row) -> list[str]:
