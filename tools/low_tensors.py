@@ -2,7 +2,7 @@
 
 ONNX Runtime's CPU has next to no kernels for fp16: it computes such a graph in fp32 and, even with
 all of its optimizations off, takes out the casts between nodes, those that the model has at its
-inputs as well. An overflow does not show there, and of all rounding only that of the weights.
+inputs as well. An overflow does not show there, and little but the weights is rounded.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from processes import cpu_limit, cpu_seconds
 
 import graphopt
 from graphopt.data.feeds import Feed, Samples, batches, input_specs
-from graphopt.ir import measure
+from graphopt.ir import default_opset, measure
 from graphopt.runtime.difference import Comparer
 from graphopt.runtime.session import Session
 from graphopt_passes.cast_precision import CastPrecision
@@ -103,6 +103,12 @@ class _Measured:
         pipeline = f"cast-precision{{to={to}{options}}}"
         return graphopt.optimize(self._exact, pipeline, calibration=self._samples, verify="off")
 
+    def _raised(self, opset: int) -> ir.Model:
+        """The simplified model at an opset that has casts to the type: for bf16 that is 13."""
+        if opset == default_opset(self._exact):
+            return self._exact
+        return graphopt.optimize(self._exact, f"set-opset{{version={opset}}}", verify="off").model
+
     def _asked(
         self, cast: ir.Model, to: str, *, fitted: bool
     ) -> dict[str, tuple[ir.Model, list[Feed]]]:
@@ -112,7 +118,7 @@ class _Measured:
         asked = {
             "rounded": (rounded, self.seen),
             "unseen": (rounded, self._unseen),
-            "data": (exact_weights(self._exact, cast, low), self.seen),
+            "data": (exact_weights(self._raised(default_opset(cast)), cast, low), self.seen),
         }
         if to == EVALUATED:
             asked["weights"] = cast, self.seen

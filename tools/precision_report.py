@@ -14,11 +14,11 @@ HEAD = """# What fp16 and bf16 cost
 
 Made by `tools/bench_precision.py`. Each model goes through `lossless,cast-precision`, is saved,
 loaded again and compared with the original in fp32; a figure is the signal-to-noise ratio of the
-worst output in dB, over all samples. The samples are the fixtures' own, for PP-OCR drawn text, for
-Magika files, and noise for the others, whose weights are random.
+worst output in dB, over all samples. These are the fixtures' own, drawn text for PP-OCR, files for
+Magika, and noise for the others, most of which have random weights.
 
 ONNX Runtime's CPU computes a graph of fp16 in fp32 and, with its optimizations off as well, takes
-out the casts between nodes, so that nothing overflows and nothing but the weights is rounded. It
+out the casts between nodes, so that nothing overflows and little but the weights is rounded. It
 cannot be asked. *Rounded* is an equal graph in fp32 in which every tensor of fp16 goes through a
 cast to fp16 and back: nodes compute in fp32 and store fp16, as the kernels of a GPU do. *Unseen* is
 the same on samples that the pass was not given. *Evaluator* is the fp16 graph in onnx's reference
@@ -32,29 +32,25 @@ LEGEND = """
 *Aim* is that of the pass: 60 dB, and 50 where data is multiplied with data, as attentions and gates
 do. *In fp32*: the nodes that compute in it, with the reason of most of them. *Valid*: onnx.checker
 takes the file, with shapes and types, and every node stands behind what it reads.
-
 """
 LIMITS = """
 ## Under {wished:g} dB
 
-*Weights*: only they are rounded. *Data*: only the tensors between nodes are rounded, those that are
-fp16 in the result, and every weight is that of the original. That is what storing data in fp16
-costs by itself, whoever casts; weights that are rounded together, to what a layer gives, make up
-for a part of it.
-
+*Weights*: the fp16 graph as ONNX Runtime's CPU runs it, in which little else is rounded. *Data*:
+only the tensors between nodes are rounded, those that are fp16 in the result, and every weight is
+that of the original. That is what storing data in fp16 costs by itself, whoever casts; weights that
+are rounded together, to what a layer gives, make up for a part of it.
 """
 FIT = """
 ## Weights that are rounded together
 
 Rounded as above, with the nearest weights (`fit_weights=false`), and with those that the pass finds
-where they gain on samples that it holds out.
-
+where they gain on samples that it holds out. Noise is not taken for that.
 """
 LOWER = """
 ## bf16
 
-Rounded as above, likewise in fp32 with casts. ONNX's evaluator has no numbers of this type.
-
+*Rounded* and *data* as above. numpy, which onnx's evaluator computes with, has no bf16.
 """
 
 
@@ -111,12 +107,15 @@ def summary(rows: Mapping[str, Row]) -> list[str]:
             f"NaN nor infinity in an output, {reached} keep what the pass aims at; {whole} have no "
             "node left in fp32."
         )
-    evaluated = [c for row in rows.values() if "evaluator_db" in (c := types(row).get(FP16, {}))]
-    lower = [float(c["rounded_db"]) - float(c["evaluator_db"]) for c in evaluated]
+    found = [cast for row in rows.values() if (cast := types(row).get(FP16)) is not None]
+    whole = sum(float(cast["rounded_db"]) >= WISHED for cast in found)
+    lines.append(f"- {whole} keep {WISHED:g} dB or more in fp16.")
+    evaluated = [cast for cast in found if "evaluator_db" in cast]
+    lower = [float(cast["rounded_db"]) - float(cast["evaluator_db"]) for cast in evaluated]
     if lower:
         lines.append(
-            f"- The evaluator runs {len(evaluated)} of them; it finds at most {max(lower):.1f} dB "
-            "less than *rounded*."
+            f"- onnx's reference evaluator runs {len(evaluated)} of them; it finds at most "
+            f"{max(lower):.1f} dB less than *rounded*."
         )
     return lines
 
