@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 
 def run_child(command: Sequence[str], limit_s: float) -> str | None:
@@ -56,6 +57,24 @@ def ask(command: Sequence[str]) -> str:
         lines = done.stderr.strip().splitlines()
         raise NotRunningError(lines[-1] if lines else f"exit code {done.returncode}")
     return done.stdout.split()[-1]
+
+
+class cpu_limit:  # noqa: N801 (reads as the statement that it is)
+    """Raises TimeoutError in its block, in the main thread, after so many CPU seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        signal.signal(signal.SIGPROF, self._end)
+        signal.setitimer(signal.ITIMER_PROF, self._seconds)
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+
+    @staticmethod
+    def _end(_: int, __: FrameType | None) -> None:
+        raise TimeoutError
 
 
 def cpu_seconds() -> float:

@@ -62,6 +62,7 @@ def run(options: CastPrecision, model: ir.Model, context: PassContext) -> PassRe
         "type": low.name,
         "weight_bytes_before": before,
         "weight_bytes_after": after,
+        "goal_db": goal,
         "sqnr_db": None if fidelity is None else fidelity.rounded,
         "float": rows,
         "float_macs_share": share,

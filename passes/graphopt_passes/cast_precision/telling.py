@@ -87,7 +87,7 @@ def notes_on(rows: list[dict[str, Any]], share: float | None) -> list[str]:
     """One sentence for each reason, what weighs most first; and `share`, as `fp32_share` has it."""
     reasons: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        reasons.setdefault(_general(row["reason"]), []).append(row)
+        reasons.setdefault(general_reason(row["reason"]), []).append(row)
     order = sorted(reasons, key=lambda reason: not any(map(_is_weighted, reasons[reason])))
     notes = [f"{len(reasons[r])} kept in fp32 ({r}): {_listed(reasons[r])}" for r in order]
     if share:
@@ -95,7 +95,7 @@ def notes_on(rows: list[dict[str, Any]], share: float | None) -> list[str]:
     return notes
 
 
-def _general(reason: str) -> str:
+def general_reason(reason: str) -> str:
     """`reason` without the names and numbers that are a node's own."""
     text = reason.split(" (up to")[0].split(": up to")[0]
     if text.startswith("a sum of "):
