@@ -18,7 +18,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from graphopt.data.feeds import Feed, Samples, batches, input_specs
-from graphopt.ir import constant_array, constant_tensor, is_standard, label, reads, sole_use
+from graphopt.ir import (
+    Names,
+    constant_array,
+    constant_tensor,
+    is_standard,
+    label,
+    reads,
+    sole_use,
+)
 from graphopt.progress import Progress
 from graphopt.reconstruction import Moments, Refit, Stream
 from graphopt_passes.prune_channels.groups import Cut
@@ -55,8 +63,8 @@ def compensate(
         GraphoptError: if what a layer reads or gives is NaN or infinite somewhere.
     """
     specs = input_specs(original)
-    names = [n for n in found.labels if found.facts.types[n].is_floating_point()]
-    batch = batch_within(found, names, BATCH_BYTES)
+    floats = [n for n in found.labels if found.facts.types[n].is_floating_point()]
+    batch = batch_within(found, floats, BATCH_BYTES)
     batch = next((s.static_batch for s in specs if s.static_batch is not None), batch)
     runs = plan_runs(samples, specs, batch, limit)
     firsts = [found.facts.symbols.get(spec.name, ())[:1] for spec in specs]
@@ -66,7 +74,7 @@ def compensate(
         return (feed for feed, _ in batches(samples, specs, batch, limit))
 
     streams = [Stream(model, feeds, budget=HELD_BYTES) for model in (original, pruned)]
-    result = Refit()
+    names, result = Names(pruned), Refit()
     old_nodes = list(original.graph)
     order = {node: number for number, node in enumerate(old_nodes)}
     new_nodes = {node.outputs[0].name: node for node in pruned.graph}
@@ -78,7 +86,7 @@ def compensate(
             result.declined.append((label(before), f"its weight {place}"))
             continue
         after = new_nodes[before.outputs[0].name]
-        weights = LayerWeights(pruned, after, layer)
+        weights = LayerWeights(after, layer)
         reason = weights.declines()
         if reason is not None:
             result.declined.append((layer.name, reason))
@@ -91,7 +99,7 @@ def compensate(
         values = [
             streams[which].values(node, name, after=which == 0) for which, node, name in places
         ]
-        _refit(layer, weights, rows, zip(*values, strict=True), method, result)
+        _refit(names, layer, weights, rows, zip(*values, strict=True), method, result)
     return result
 
 
@@ -142,6 +150,7 @@ def _side(node: ir.Node, found: Labelling, order: Mapping[ir.Node, int]) -> str 
 
 
 def _refit(
+    names: Names,
     layer: Layer,
     weights: LayerWeights,
     rows: Rows,
@@ -164,7 +173,7 @@ def _refit(
         return
     if not full:
         fit.merge(held_out)
-        weights.write(old, fit.bias(old))
+        weights.write(names, old, fit.bias(old))
         result.declined.append((layer.name, f"{old.shape[1]} inputs: only its bias is refitted"))
         return
     scale = max(float(held_out.yy.sum()), 1e-30)
@@ -176,7 +185,7 @@ def _refit(
         result.declined.append((layer.name, "a refit does not lower the error"))
         return
     fit.merge(held_out)
-    weights.write(*solver(fit))
+    weights.write(names, *solver(fit))
     result.layers.append(
         (layer.name, math.sqrt(residual / scale), math.sqrt(max(error, 0) / scale))
     )

@@ -22,7 +22,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from graphopt.data.feeds import Samples
-from graphopt.ir import constant_array, is_standard, sole_use
+from graphopt.ir import Names, constant_array, is_standard, sole_use
 from graphopt.progress import Progress
 from graphopt.runtime.tap import require_finite, tap
 from graphopt_passes.prune_channels.atoms import Labels
@@ -77,7 +77,7 @@ def turn_heads(
             product.add([values[name].astype(np.float64) for name in product.names])
     for product in products:
         product.turn(makers)
-    makers.write()
+    makers.write(Names(model))
     return len(products)
 
 
@@ -94,7 +94,7 @@ class Makers:
         self._changed: dict[int, tuple[Array, Array]] = {}
         self._ends: dict[tuple[int, int], Ids] = {}
         for layer in found.layers:
-            weights = LayerWeights(model, self.nodes[layer.node], layer)
+            weights = LayerWeights(self.nodes[layer.node], layer)
             if layer.groups == 1 and weights.declines() is None:
                 self._layers[layer.node] = layer, weights
                 columns = range(len(layer.out_labels))
@@ -148,10 +148,11 @@ class Makers:
             self._changed[number] = weights.matrix()[0].copy(), weights.offset().copy()
         return self._changed[number]
 
-    def write(self) -> None:
+    def write(self, names: Names) -> None:
+        """Makes the changes; `names` are those of the model."""
         for number, (matrix, offset) in sorted(self._changed.items()):
             weights = self._layers[number][1]
-            weights.write(matrix[None], offset - weights.behind())
+            weights.write(names, matrix[None], offset - weights.behind())
 
     def _number(self, end: End) -> int:
         return self._places.get(id(end.node), -1)

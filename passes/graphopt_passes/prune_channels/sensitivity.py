@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from graphopt.data.feeds import Samples, batches, input_specs
 from graphopt.data.parts import split
+from graphopt.ir import Names
 from graphopt.progress import Progress
 from graphopt.reconstruction import Stream
 from graphopt.runtime.tap import require_finite, run_all, tap
@@ -218,6 +219,7 @@ def _refitted(
 ) -> ir.Model:
     """`model` after `cut`; the layers that read what is cut make up for it by themselves."""
     pruned = cut_channels(model, found, cut)
+    names = Names(pruned)
     old_nodes = list(model.graph)
     new_nodes = {node.outputs[0].name: node for node in pruned.graph}
     for layer in found.layers:
@@ -226,7 +228,7 @@ def _refitted(
         if relation is None or keep.all() or not relation.rows:
             continue
         before, after = old_nodes[layer.node], new_nodes[old_nodes[layer.node].outputs[0].name]
-        old, new = LayerWeights(model, before, layer), LayerWeights(pruned, after, layer)
+        old, new = LayerWeights(before, layer), LayerWeights(after, layer)
         bias = new.bias()
         if new.declines() is not None or bias is None:
             continue
@@ -236,7 +238,7 @@ def _refitted(
         gone = whole[~keep][:, :, outputs]
         taken_over = np.tensordot(matrix, gone, 1)
         weight = new.matrix() + taken_over.reshape(1, -1, gone.shape[2])
-        new.write(weight, bias + np.tensordot(mean, gone.sum(1), 1)[None])
+        new.write(names, weight, bias + np.tensordot(mean, gone.sum(1), 1)[None])
     return pruned
 
 

@@ -21,8 +21,7 @@ class LayerWeights:
     A bias is [groups, outputs], float64. The bias of a MatMul is the constant of the Add behind it.
     """
 
-    def __init__(self, model: ir.Model, node: ir.Node, layer: Layer) -> None:
-        self._model = model
+    def __init__(self, node: ir.Node, layer: Layer) -> None:
         self._node = node
         self._layer = layer
         self.groups = layer.groups
@@ -103,8 +102,12 @@ class LayerWeights:
         flat = np.broadcast_to(array.astype(np.float64).reshape(-1), (outputs,))
         return np.asarray(self._beta * flat.reshape(zeros.shape))
 
-    def write(self, matrix: Array, bias: Array) -> None:
-        """Sets the weight to `matrix`; the bias to `bias`, or (MatMul) adds it behind."""
+    def write(self, names: Names, matrix: Array, bias: Array) -> None:
+        """Sets the weight to `matrix`; the bias to `bias`, or (MatMul) adds it behind.
+
+        Args:
+            names: those of the layer's model.
+        """
         kind = self._layer.kind
         if kind == "Conv":
             weight = conv_weight(matrix, self.array.shape)
@@ -113,22 +116,22 @@ class LayerWeights:
             weight = plain.T if self._layer.in_axis == 1 else plain
         else:
             weight = matrix[0]
-        self._set(self._node, 1, weight)
+        self._set(names, self._node, 1, weight)
         flat = bias.reshape(-1)
         if kind != "MatMul":
-            self._set(self._node, 2, flat / (self._beta if kind == "Gemm" else 1.0))
+            self._set(names, self._node, 2, flat / (self._beta if kind == "Gemm" else 1.0))
         elif self._adder is not None:
             adder, index = self._adder
             old = constant_array(adder.inputs[index])
             assert old is not None
-            self._set(adder, index, old.astype(np.float64) + flat)
+            self._set(names, adder, index, old.astype(np.float64) + flat)
 
     def _bias_input(self) -> ir.Value | None:
         if self._layer.kind == "MatMul" or len(self._node.inputs) < 3:
             return None
         return self._node.inputs[2]
 
-    def _set(self, node: ir.Node, index: int, array: Array) -> None:
+    def _set(self, names: Names, node: ir.Node, index: int, array: Array) -> None:
         """Gives `node` its own constant, in the type of the weight."""
         base = f"{label(node)}.bias"
-        set_constant(Names(self._model), node, index, array.astype(self.array.dtype), base)
+        set_constant(names, node, index, array.astype(self.array.dtype), base)

@@ -88,7 +88,7 @@ def _readers(task: Task) -> dict[str, list[Layer]]:
 
 
 def _weights(task: Task, layer: Layer) -> LayerWeights:
-    return LayerWeights(task.model, task.nodes[layer.node], layer)
+    return LayerWeights(task.nodes[layer.node], layer)
 
 
 def _why_not(task: Task, layer: Layer) -> str | None:
