@@ -70,6 +70,7 @@ def calls(function: Callable[[], object]) -> int:
         (residual, "equalize", None),
         (residual, "prune-channels{ratio=0.3}", FEED),
         (chain, "prune-channels{ratio=0.5}", FEED),
+        (residual, "prune-channels{ratio=0.5,score=taylor,compensate=none}", FEED),
     ],
 )
 def test_the_work_grows_with_the_depth(
