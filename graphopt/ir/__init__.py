@@ -11,7 +11,7 @@ from graphopt.ir.edit import (
     take_over,
 )
 from graphopt.ir.external import weight_bytes
-from graphopt.ir.extraction import stretch, tapped
+from graphopt.ir.extraction import Parts, stretch, tapped
 from graphopt.ir.graphsurgeon import to_graphsurgeon
 from graphopt.ir.loading import ModelSource, load, model_files, sha256
 from graphopt.ir.query import (
@@ -40,6 +40,7 @@ __all__ = [
     "ModelSource",
     "Names",
     "NodeCost",
+    "Parts",
     "add_constant",
     "add_initializer",
     "check",

@@ -14,7 +14,7 @@ from graphopt.reconstruction.moments import RIDGE, Moments
 from graphopt.reconstruction.refitting import Refit, enough_rows
 from graphopt.reconstruction.rounding import round_to_type, round_weights
 from graphopt.reconstruction.sides import MAX_INPUTS, SideBySide
-from graphopt.reconstruction.stream import Stream, needed_from
+from graphopt.reconstruction.stream import Lives, Stream
 
 __all__ = [
     "MAX_INPUTS",
@@ -23,6 +23,7 @@ __all__ = [
     "Evidence",
     "Geometry",
     "Linear",
+    "Lives",
     "Moments",
     "Refit",
     "SideBySide",
@@ -36,7 +37,6 @@ __all__ = [
     "enough_rows",
     "is_own",
     "matrix_rows",
-    "needed_from",
     "round_to_type",
     "round_weights",
     "set_constant",

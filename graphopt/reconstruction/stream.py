@@ -7,18 +7,21 @@ where it did not is run again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.data.feeds import Feed
-from graphopt.ir import is_standard, main_inputs, reads, stretch
+from graphopt.ir import Parts, is_standard, main_inputs, reads, stretch
 from graphopt.runtime.session import Session
 
 
 class Stream:
-    """Runs `model` forward. Weights of nodes that have not been passed may change meanwhile."""
+    """Runs `model` forward. Weights of nodes that have not been passed may change meanwhile.
+
+    Nothing else of it may: what is known of its nodes is found out once.
+    """
 
     def __init__(
         self,
@@ -33,7 +36,9 @@ class Stream:
             feeds: gives the batches of samples, the same ones each time.
             budget: bytes that may be held between two calls.
         """
-        self._model = model
+        self._parts = Parts(model)
+        self._lives = Lives(model)
+        self._inputs = [str(value.name) for value in main_inputs(model)]
         self._feeds = feeds
         self._budget = budget
         self._held: list[Feed] | None = None
@@ -46,7 +51,7 @@ class Stream:
             name: an input of `node`, or (after) an output.
             after: whether `node` itself has run then.
         """
-        if not self._move(sorted({*needed_from(self._model, node, after), name})):
+        if not self._move(sorted({*self._lives.needed(node, after), name})):
             for feed in self._run([name]):
                 yield feed[name]
             return
@@ -60,7 +65,7 @@ class Stream:
         Args:
             wanted: values that are asked for there, whether or not a node reads them.
         """
-        return self._move(sorted(needed_from(self._model, node, after=False, wanted=wanted)))
+        return self._move(sorted(self._lives.needed(node, after=False, wanted=wanted)))
 
     def ahead(
         self, names: Sequence[str], free: Sequence[str] = ()
@@ -78,7 +83,7 @@ class Stream:
         held = self._held
         if held is None:
             return None
-        session = Session(stretch(self._model, [*held[0], *free], list(names), self._types()))
+        session = Session(self._parts.stretch([*held[0], *free], list(names), self._types()))
 
         def run(number: int, given: Feed) -> Feed:
             feed = {**held[number], **given}
@@ -94,9 +99,8 @@ class Stream:
                 there on has the same names.
             names: those that are computed before have to be `wanted` by `pass_to`.
         """
-        inputs = [str(value.name) for value in main_inputs(self._model)]
         there = ir.convenience.create_value_mapping(model.graph)
-        known = [name for name in (self._held[0] if self._held else inputs) if name in there]
+        known = [name for name in (self._held[0] if self._held else self._inputs) if name in there]
         session = Session(stretch(model, known, names, self._types()))
         for feed in self._source():
             yield session.run({name: feed[name] for name in session.inputs})
@@ -125,10 +129,9 @@ class Stream:
         return held
 
     def _run(self, names: Sequence[str]) -> Iterator[Feed]:
-        inputs = [str(value.name) for value in main_inputs(self._model)]
-        known = list(self._held[0]) if self._held else inputs
+        known = list(self._held[0]) if self._held else self._inputs
         wanted = [name for name in names if name not in known]
-        session = Session(stretch(self._model, known, wanted, self._types())) if wanted else None
+        session = Session(self._parts.stretch(known, wanted, self._types())) if wanted else None
         for feed in self._source():
             computed = {}
             if session is not None:
@@ -148,25 +151,33 @@ class Stream:
         yield from self._feeds()
 
 
-def needed_from(
-    model: ir.Model, node: ir.Node, after: bool, wanted: Collection[str] = ()
-) -> set[str]:
-    """What is computed (or fed) before `node`, or up to it, and read later, or among `wanted`."""
-    before: set[str | None] = {value.name for value in main_inputs(model)}
-    passed = False
-    needed: set[str] = set()
-    for other in model.graph:
-        passed = passed or (other is node and not after)
-        if passed:
-            needed |= {str(value.name) for value in reads(other) if value.name in before}
-        else:
-            if not _is_fixed(other, before):
-                before |= {value.name for value in other.outputs}
-        passed = passed or other is node
-    return needed | {name for name in wanted if name in before}
+class Lives:
+    """From where to where in a model each value is needed that is not the same for each batch.
+
+    It stays right while the nodes stay and read the same, but for constants.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self._places = {node: place for place, node in enumerate(model.graph)}
+        self._made: dict[str | None, int] = {value.name: -1 for value in main_inputs(model)}
+        last: dict[str | None, int] = {}
+        for node, place in self._places.items():
+            last |= {value.name: place for value in reads(node) if value.name in self._made}
+            if not _is_fixed(node, self._made):
+                self._made |= {value.name: place for value in node.outputs}
+        self._names = [str(name) for name in last]
+        self._first = np.array([self._made[name] for name in last], dtype=int)
+        self._last = np.array(list(last.values()), dtype=int)
+
+    def needed(self, node: ir.Node, after: bool, wanted: Collection[str] = ()) -> set[str]:
+        """What is there before `node`, or when it has run, and is read later, or among `wanted`."""
+        place = self._places[node] + after
+        read = np.flatnonzero((self._first < place) & (place <= self._last))
+        there = {name for name in wanted if self._made.get(name, place) < place}
+        return {self._names[index] for index in read} | there
 
 
-def _is_fixed(node: ir.Node, varying: set[str | None]) -> bool:
+def _is_fixed(node: ir.Node, varying: Container[str | None]) -> bool:
     """Whether `node` gives the same for each batch: a weight, perhaps in other words.
 
     It is not held but computed again where it is read, for weights may change.

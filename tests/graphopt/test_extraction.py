@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from graphopt.errors import GraphoptError
-from graphopt.ir import load, measure, stretch, tapped
+from graphopt.ir import Names, Parts, add_initializer, load, measure, stretch, tapped
 from graphopt.runtime.session import Session
 from graphopt.runtime.tap import observed_shapes
 
@@ -96,6 +97,32 @@ def test_a_weight_may_be_given_anew_in_the_main_graph_and_in_a_body(model: ir.Mo
     changed.graph.initializers["w"].const_value = ir.tensor(given, name="w")
     got = run(part, {**FEED, "w": given})["y"]
     np.testing.assert_array_equal(got, run(tapped(changed, ["y"]), FEED)["y"])
+
+
+def test_parts_are_made_without_a_walk_through_the_model(
+    model: ir.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = ir.to_proto(stretch(model, ["d"], ["y"])).SerializeToString()
+    parts = Parts(model)
+    walk = ir.Graph.__iter__
+
+    def other_graphs_only(graph: ir.Graph) -> Iterator[ir.Node]:
+        assert graph is not model.graph
+        return walk(graph)
+
+    monkeypatch.setattr(ir.Graph, "__iter__", other_graphs_only)
+    part = parts.stretch(["d"], ["y"])
+    assert ir.to_proto(part).SerializeToString() == expected
+    assert [node.op_type for node in parts.tapped(["s"]).graph] == ["Mul", "Split", "Neg"]
+
+
+def test_parts_see_constants_that_come_later(model: ir.Model) -> None:
+    parts = Parts(model)
+    new = add_initializer(model.graph, Names(model).fresh("new"), np.float32([5, 6, 7, 8]))
+    model.graph[0].replace_input_with(1, new)
+    got = run(parts.tapped(["a"]), FEED)["a"]
+    np.testing.assert_array_equal(got, FEED["x"] * np.float32([5, 6, 7, 8]))
+    assert list(parts.stretch(["new"], ["a"], {"new": FLOAT}).graph.initializers) == []
 
 
 def test_the_model_stays_as_it_is(model: ir.Model) -> None:

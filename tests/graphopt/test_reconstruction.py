@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,9 +11,10 @@ import onnx_ir as ir
 import pytest
 
 from graphopt.data.feeds import Feed
-from graphopt.ir import Names
+from graphopt.ir import Names, load, main_inputs, reads
 from graphopt.reconstruction import (
     Linear,
+    Lives,
     Moments,
     Stream,
     adder_behind,
@@ -25,6 +27,7 @@ from graphopt.reconstruction.rounding import quadratic_error
 from graphopt.runtime.session import Session
 
 Array = np.ndarray
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 
 def problem(groups: int, inputs: int, outputs: int, seed: int) -> tuple[Array, Array, Array]:
@@ -231,6 +234,38 @@ def test_a_stream_has_outputs_that_were_computed_before(budget: int) -> None:
         np.testing.assert_array_equal(found["x"], feed["x"])
         np.testing.assert_array_equal(found["s"], -a)
         np.testing.assert_allclose(found["y"], np.exp(a), rtol=1e-6)
+
+
+WITH_BODY = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 4] x, bool c) => (float[N, 4] y)
+<float[4] w = {1, 2, 3, 4}, float16[4] h = {1, 1, 1, 1}> {
+    v = Cast <to = 1> (h)  a = Mul (x, w)  b = Cast <to = 1> (a)  d = Add (b, v)  e = Neg (a)
+    i = If (c) <
+        then_branch = t () => (float[N, 4] then) { then = Add (d, w) },
+        else_branch = e () => (float[N, 4] else) { else = Sub (x, v) }
+    >
+    y = Add (i, e)
+}"""
+
+
+@pytest.mark.parametrize("name", ["body", "pair", "mobilenet"])
+def test_a_value_lives_from_its_node_to_its_last_reader(name: str) -> None:
+    """But for weights, in whatever words."""
+    if name in ("body", "pair"):
+        text = ir.from_proto(onnx.parser.parse_model(WITH_BODY))
+        model = text if name == "body" else pair_net()
+    else:
+        model = load(FIXTURES / f"{name}.onnx")
+    lives, nodes = Lives(model), list(model.graph)
+    varying = {str(value.name) for value in main_inputs(model)}
+    for place, node in enumerate(nodes):
+        for after in (False, True):
+            ahead = {str(v.name) for later in nodes[place + after :] for v in reads(later)}
+            assert lives.needed(node, after) == varying & ahead
+            if not after and any(str(v.name) in varying for v in reads(node)):
+                varying |= {str(value.name) for value in node.outputs}
+        names = ["w", str(node.outputs[0].name)]
+        assert lives.needed(node, True, names) == varying & {*ahead, *names}
 
 
 def test_a_stream_looks_ahead_with_another_constant() -> None:

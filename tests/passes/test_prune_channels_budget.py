@@ -120,9 +120,9 @@ def test_the_parts_of_a_group_are_the_layers_that_shrink_with_it() -> None:
     groups = find_groups(found)
     budget = Budget(model, found, groups, "macs")
     first, second, head = 36 * 10 * 27, 36 * 8 * 90, 3 * 8
-    assert [budget.part(n) for n in range(2)] == [first + second, second + head]
+    assert budget.parts() == [first + second, second + head]
     cut = cut_of(found, [Ladder.of(groups[0], scored(groups), 1)], [5])
-    assert budget.part(0, cut) == (first + second) / 2
+    assert budget.parts(cut)[0] == (first + second) / 2
     assert budget.left(cut) == (first + second) / 2 + head
 
 
@@ -138,7 +138,7 @@ def test_the_table_has_the_same_parts_for_a_recurrent_layer() -> None:
     assert lower == first + 7 * 2 * 24 * 12
     assert upper == second + 7 * 12 * 3
     budget = Budget(model, found, groups, "macs")
-    assert budget.part(0) == 7 * 4 * 8 + first - 7 * 2 * 24 * 6
+    assert budget.parts()[0] == 7 * 4 * 8 + first - 7 * 2 * 24 * 6
 
 
 def scored(groups: list[Group]) -> dict[int, float]:

@@ -71,10 +71,11 @@ def by_data(
 def by_weights(group: Group, readers: Sequence[Reader], channels: Channels, f: Factors) -> Factors:
     """The same without data, by what the weights that make the channels say of their peaks."""
     peaks = np.zeros(channels.count)
-    for slot in channels.slots:
+    read = [reader.weight_numbers.reshape(-1) for reader in readers]
+    for slot in channels.makers_of(np.unique(np.concatenate([group.channels, *read]))):
         array = constant_array(slot.node.inputs[slot.index])
         numbers = channels.numbers(slot.up)
-        if array is not None and numbers.any():
+        if array is not None:
             made = np.abs(array) * channels.up(slot, f) / channels.down(slot, f)
             np.maximum.at(peaks, np.broadcast_to(numbers, made.shape), made)
     own = peaks[group.channels]

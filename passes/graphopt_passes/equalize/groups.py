@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from graphopt.ir import Names, add_initializer, constant_array, label, sole_use
 from graphopt.ir.facts import Facts
 from graphopt_passes.equalize import rules_moves, rules_weights
-from graphopt_passes.equalize.sweep import Labelling, Slot, Sweep
+from graphopt_passes.equalize.sweep import Labelling, Maker, Slot, Sweep
 from graphopt_passes.prune_channels.atoms import Labels
 
+T = TypeVar("T")
 Factors = NDArray[np.float64]
 """The factor of each channel that can be scaled, by its number; number 0 is all that cannot."""
 
@@ -41,18 +43,42 @@ class Channels:
         self._found = Sweep(model, facts).run(rules_weights.RULES | rules_moves.RULES)
         self._numbers, self.count = _numbered(self._found)
         self.groups = _grouped(self._found, self._numbers)
+        self._homes = np.full(self.count, -1)
+        for place, group in enumerate(self.groups):
+            self._homes[group.channels] = place
         used = [(slot, self._used(slot)) for slot in self._found.slots]
-        self._slots = [(slot, numbers) for slot, numbers in used if numbers]
-
-    @property
-    def slots(self) -> list[Slot]:
+        self.slots = [slot for slot, numbers in used if numbers.any()]
         """The constants that take up factors."""
-        return [slot for slot, _ in self._slots]
+        self._makers: dict[int, list[int]] = {}
+        self._by_input: dict[tuple[ir.Node, int], Slot] = {}
+        for place, slot in enumerate(self.slots):
+            self._by_input.setdefault((slot.node, slot.index), slot)
+            if self.numbers(slot.up).any():
+                for number in np.unique(self.numbers(slot.up)).tolist():
+                    self._makers.setdefault(number, []).append(place)
+        self._slots = self.by_group([(slot, numbers) for slot, numbers in used if numbers.any()])
+
+    def by_group(self, sets: Iterable[tuple[T, NDArray[np.int64]]]) -> list[list[T]]:
+        """For each of `groups`, what comes with numbers of its channels, in order."""
+        found: list[list[T]] = [[] for _ in self.groups]
+        for each, numbers in sets:
+            for place in np.unique(self._homes[numbers]).tolist():
+                if place >= 0:
+                    found[place].append(each)
+        return found
 
     def slots_of(self, group: Group) -> list[Slot]:
-        """Those that take up factors of `group`."""
-        own = set(group.channels.tolist())
-        return [slot for slot, numbers in self._slots if not numbers.isdisjoint(own)]
+        """The constants that take up factors of `group`."""
+        return self._slots[self._homes[group.channels[0]]]
+
+    def slot_at(self, node: ir.Node, index: int) -> Slot | None:
+        """The constant that takes up factors as this input of `node`."""
+        return self._by_input.get((node, index))
+
+    def makers_of(self, numbers: NDArray[np.int64]) -> list[Slot]:
+        """The constants that make the channels of these numbers, in order."""
+        found = (self._makers.get(number, []) for number in numbers.tolist())
+        return [self.slots[place] for place in sorted({p for places in found for p in places})]
 
     def of(self, value: ir.Value | None) -> NDArray[np.int64]:
         """The numbers of the channels of `value`, of its rank or (none can be scaled) rank 0."""
@@ -71,9 +97,9 @@ class Channels:
     def _factors(self, labels: Labels | None, factors: Factors) -> Factors:
         return np.asarray(factors[self.numbers(labels)])
 
-    def _used(self, slot: Slot) -> frozenset[int]:
+    def _used(self, slot: Slot) -> NDArray[np.int64]:
         both = (np.unique(self.numbers(labels)) for labels in (slot.up, slot.down))
-        return frozenset(np.concatenate(list(both)).tolist()) - {0}
+        return np.concatenate(list(both))
 
 
 def _numbered(found: Labelling) -> tuple[NDArray[np.int64], int]:
@@ -89,16 +115,24 @@ def _numbered(found: Labelling) -> tuple[NDArray[np.int64], int]:
 def _grouped(found: Labelling, numbers: NDArray[np.int64]) -> tuple[Group, ...]:
     """Makers that share a channel are one group, in the order of their first makers."""
     owner: dict[int, int] = {}
-    leader = list(range(len(found.makers)))
+    leaders = list(range(len(found.makers)))
+
+    def leader(place: int) -> int:
+        while leaders[place] != place:
+            leaders[place] = leaders[leaders[place]]
+            place = leaders[place]
+        return place
+
     for place, maker in enumerate(found.makers):
         for number in np.unique(numbers[maker.atoms]).tolist():
             if number:
-                first = owner.setdefault(number, leader[place])
-                old, new = sorted((leader[first], leader[place]), reverse=True)
-                leader = [new if other == old else other for other in leader]
+                old, new = leader(owner.setdefault(number, place)), leader(place)
+                leaders[max(old, new)] = min(old, new)
+    members: dict[int, list[Maker]] = {}
+    for place, maker in enumerate(found.makers):
+        members.setdefault(leader(place), []).append(maker)
     groups = []
-    for place in dict.fromkeys(leader):
-        makers = [m for m, other in zip(found.makers, leader, strict=True) if other == place]
+    for makers in members.values():
         used = np.unique(np.concatenate([numbers[maker.atoms] for maker in makers]))
         nodes = tuple(maker.node for maker in makers)
         if used.any():

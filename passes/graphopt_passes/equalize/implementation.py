@@ -109,8 +109,7 @@ def equalize(
 
 def _by_weights(channels: Channels, readers: Sequence[Reader]) -> tuple[Factors, list[Row]]:
     factors = np.ones(channels.count)
-    work = [(group, _of(readers, group)) for group in channels.groups]
-    work = [(group, own) for group, own in work if own]
+    work = _work(channels, readers)
     for _ in range(SWEEPS):
         before = factors
         for group, own in work:
@@ -128,10 +127,7 @@ def _by_data(
 ) -> tuple[Factors, list[Row]]:
     factors = np.ones(channels.count)
     rows = []
-    for group in channels.groups:
-        own = _of(readers, group)
-        if not own:
-            continue
+    for group, own in _work(channels, readers):
         tried = {
             name: other
             for name, other in by_data(group, own, judge.seen, factors).items()
@@ -154,8 +150,10 @@ def _by_data(
     return factors, rows
 
 
-def _of(readers: Sequence[Reader], group: Group) -> list[Reader]:
-    return [reader for reader in readers if np.isin(reader.numbers, group.channels).any()]
+def _work(channels: Channels, readers: Sequence[Reader]) -> list[tuple[Group, list[Reader]]]:
+    """The groups that something reads, each with that."""
+    own = channels.by_group((reader, reader.numbers) for reader in readers)
+    return [(group, each) for group, each in zip(channels.groups, own, strict=True) if each]
 
 
 def _row(group: Group, readers: Sequence[Reader], factors: Factors, how: str | None) -> Row:

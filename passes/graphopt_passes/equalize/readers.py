@@ -92,6 +92,8 @@ class Reader(ABC):
         self.value = str(value.name)
         self.numbers = channels.of(value)
         """Of the channels of the tensor."""
+        self.weight_numbers = channels.numbers(None)
+        """Of these, as they lie in its weight, if it has one."""
         self._numbers = rules.numbers
 
     def grid(self, data: Sequence[Array], factors: Factors, method: str) -> Grid:
@@ -139,24 +141,23 @@ class Layer(Reader):
 
     def __init__(self, candidate: Candidate, channels: Channels, rules: QuantizationRules) -> None:
         super().__init__(candidate.node, candidate.data, channels, rules)
-        slots = [s for s in channels.slots if s.node is self.node and s.index == 1]
-        self._weight_numbers = channels.numbers(slots[0].down if slots else None)
-        """Of the channels of its data, as they lie in its weight."""
+        slot = channels.slot_at(self.node, 1)
+        self.weight_numbers = channels.numbers(None if slot is None else slot.down)
         self._weight = candidate.tensor.numpy()
         self._axis = candidate.axis
         self._format = get_format(rules.numbers.weight)
 
     def weight_peaks(self, peaks: Factors, factors: Factors) -> Factors:
-        weight = np.abs(self._weight.astype(np.float64)) / factors[self._weight_numbers]
+        weight = np.abs(self._weight.astype(np.float64)) / factors[self.weight_numbers]
         others = tuple(i for i in range(weight.ndim) if i != self._axis)
-        carried = (weight * peaks[self._weight_numbers]).max(axis=others, keepdims=True)
+        carried = (weight * peaks[self.weight_numbers]).max(axis=others, keepdims=True)
         weight = np.divide(weight, carried, where=carried > 0, out=np.zeros_like(weight))
         found = np.zeros(len(factors))
-        np.maximum.at(found, np.broadcast_to(self._weight_numbers, weight.shape), weight)
+        np.maximum.at(found, np.broadcast_to(self.weight_numbers, weight.shape), weight)
         return found
 
     def error(self, data: Sequence[Array], factors: Factors, grid: Grid) -> Error:
-        weight = scaled(self._weight, 1 / factors[self._weight_numbers])
+        weight = scaled(self._weight, 1 / factors[self.weight_numbers])
         limits = self._format.symmetric_limits
         quantized = quantize_weight(weight, self._axis, limits, format=self._format)
         wide = quantized.scale.astype(np.float32)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphopt.data.feeds import Feed
 from graphopt.ir import stretch
 from graphopt.progress import Progress
-from graphopt.reconstruction import needed_from
+from graphopt.reconstruction import Lives
 from graphopt.runtime.session import Session
 from graphopt_passes.prune_blocks.blocks import Block
 from graphopt_passes.prune_blocks.dropping import Array, drop, node_of
@@ -51,12 +51,13 @@ class _Held:
 
     def __init__(self, model: ir.Model, judge: Judge) -> None:
         self._model = model
+        self._lives = Lives(model)
         self._judge = judge
         self._values: list[Feed] = judge.feeds
 
     def move(self, node: ir.Node) -> None:
         """Moves on to right before `node`, or stays where it is if that is too much to hold."""
-        names = needed_from(self._model, node, after=False, wanted=self._judge.outputs)
+        names = self._lives.needed(node, after=False, wanted=self._judge.outputs)
         missing = sorted(name for name in names if name not in self._values[0])
         session = self._session(self._model, missing) if missing else None
         values: list[Feed] = []

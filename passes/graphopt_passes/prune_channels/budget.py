@@ -139,13 +139,11 @@ class Budget:
         self.full: Array = np.array([len(labels) for labels in self._labels], dtype=np.float64)
         """The length of each axis."""
         self._count_places(groups)
-        touching = [
-            [term for term in terms if not set(axes).isdisjoint(term.axes)]
-            for axes, _ in self._places
-        ]
+        touching = _touching(terms, [axes for axes, _ in self._places])
         self._touching = [self._index(taken) for taken in touching]
         self._all = self._index(terms)
-        self._made = list(dict.fromkeys(term.made for term in terms if term.made is not None))
+        made = dict.fromkeys(term.made for term in terms if term.made is not None)
+        self._made = {each: number for number, each in enumerate(made)}
         self._timed = [self._index([self._in_time(term) for term in taken]) for taken in touching]
 
     def left(self, cut: Cut) -> int:
@@ -172,10 +170,10 @@ class Budget:
         terms = self._timed[group]
         return _total(*terms, self._paced(before)) - _total(*terms, self._paced(after))
 
-    def part(self, group: int, cut: Cut | None = None) -> int:
-        """What the parts of the model that shrink with `group` cost, in all or after `cut`."""
-        lengths = self.full if cut is None else self._lengths(cut)
-        return int(_total(*self._touching[group], lengths / self.full))
+    def parts(self, cut: Cut | None = None) -> list[int]:
+        """What the parts of the model that shrink with each group cost, in all or after `cut`."""
+        shares = (self.full if cut is None else self._lengths(cut)) / self.full
+        return [int(_total(*terms, shares)) for terms in self._touching]
 
     def _lengths(self, cut: Cut) -> Array:
         return np.array([cut.count(labels) for labels in self._labels], dtype=np.float64)
@@ -225,13 +223,13 @@ class Budget:
         """`term` as time, for the shares of `_paced`."""
         axes = list(term.axes)
         if term.made is not None:
-            axes[axes.index(term.made[0])] = len(self.full) + 1 + self._made.index(term.made)
+            axes[axes.index(term.made[0])] = len(self.full) + 1 + self._made[term.made]
         return _Term(round(term.amount * term.slow), tuple(axes))
 
     def _paced(self, lengths: Array) -> Array:
         """The share of each axis that is left, 1, and the share of the time for each of `_made`."""
         assert self._pace is not None
-        axes, groups = np.array(self._made, dtype=np.int64).reshape(-1, 2).T
+        axes, groups = np.array(list(self._made), dtype=np.int64).reshape(-1, 2).T
         now, whole = (conv_time(self._pace, each[axes] / groups) for each in (lengths, self.full))
         return np.concatenate([lengths / self.full, [1.0], now / whole])
 
@@ -323,6 +321,16 @@ class Budget:
         for row, term in zip(index, terms, strict=True):
             row[: len(term.axes)] = term.axes
         return np.array([term.amount for term in terms], dtype=np.float64), index
+
+
+def _touching(terms: list[_Term], sets: list[list[int]]) -> list[list[_Term]]:
+    """For each set of axes the terms that have one of them, in order."""
+    having: dict[int, list[int]] = {}
+    for number, term in enumerate(terms):
+        for axis in term.axes:
+            having.setdefault(axis, []).append(number)
+    numbers = [sorted({n for axis in axes for n in having.get(axis, [])}) for axes in sets]
+    return [[terms[number] for number in touching] for touching in numbers]
 
 
 def _total(amounts: Array, index: Array, shares: Array) -> float:

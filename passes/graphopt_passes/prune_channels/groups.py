@@ -64,20 +64,22 @@ def find_groups(found: Labelling) -> list[Group]:
     Where the blocks of a grouped convolution cannot be cut evenly, they are tied to one another,
     position by position: `found` changes.
     """
+    layers = _layers(found)
     while True:
         groups = []
         axes = list(_axes(found))
+        balances = _balances(found)
         for atoms, places in _partition(found, axes):
             if all(axes[place][0] is not None for place in places):
                 continue  # no node reads these positions of a constant
-            blocks, uneven = _blocks(found, atoms)
+            blocks, uneven = _blocks(found, atoms, balances)
             if uneven:
                 for balance in uneven:
                     for block in balance.blocks[1:]:
                         found.atoms.tie(balance.blocks[0], block)
                 break
             taken = [axes[place] for place in places]
-            groups.append(Group(_name(found, taken), blocks, _width(found, atoms, taken)))
+            groups.append(Group(_name(found, layers, taken), blocks, _width(found, atoms, taken)))
         else:
             return groups
 
@@ -89,6 +91,23 @@ def _axes(found: Labelling) -> Iterator[Axis]:
     for value in found.labels.values():
         for axis, labels in enumerate(value):
             yield None, axis, labels
+
+
+def _layers(found: Labelling) -> dict[tuple[int, int], list[int]]:
+    """The places of the layers that make each axis of a constant, by the slot's id and the axis."""
+    layers: dict[tuple[int, int], list[int]] = {}
+    for place, layer in enumerate(found.layers):
+        layers.setdefault((id(layer.slot), layer.out_axis), []).append(place)
+    return layers
+
+
+def _balances(found: Labelling) -> dict[int, list[int]]:
+    """The places of the balances that each atom occurs in."""
+    balances: dict[int, list[int]] = {}
+    for place, balance in enumerate(found.balances):
+        for root in np.unique(found.atoms.roots(np.concatenate(balance.blocks))).tolist():
+            balances.setdefault(root, []).append(place)
+    return balances
 
 
 def _partition(found: Labelling, axes: list[Axis]) -> list[tuple[Labels, tuple[int, ...]]]:
@@ -103,12 +122,15 @@ def _partition(found: Labelling, axes: list[Axis]) -> list[tuple[Labels, tuple[i
     return [(np.array(part, dtype=np.int64), places) for places, part in parts.items()]
 
 
-def _blocks(found: Labelling, atoms: Labels) -> tuple[tuple[Labels, ...], list[Balance]]:
+def _blocks(
+    found: Labelling, atoms: Labels, balances: dict[int, list[int]]
+) -> tuple[tuple[Labels, ...], list[Balance]]:
     """The blocks that `atoms` fall into, or the constraints that they cannot keep."""
     homes: NDArray[np.int64] | None = None
     touching = []
     fits = True
-    for balance in found.balances:
+    for place in sorted({place for atom in atoms.tolist() for place in balances.get(atom, [])}):
+        balance = found.balances[place]
         counts = np.stack(
             [_occurrences(found.atoms.roots(block), atoms) for block in balance.blocks], axis=1
         )
@@ -134,11 +156,12 @@ def _occurrences(roots: Labels, atoms: Labels) -> NDArray[np.int64]:
     return np.where(unique[place] == atoms, counts[place], 0)
 
 
-def _name(found: Labelling, axes: list[Axis]) -> str:
+def _name(found: Labelling, layers: dict[tuple[int, int], list[int]], axes: list[Axis]) -> str:
     taken = {(id(slot), axis) for slot, axis, _ in axes if slot is not None}
-    makers = [
-        layer.name for layer in found.layers if (id(layer.slot), layer.out_axis) in taken
-    ] or [slot.name for slot, _, _ in axes if slot is not None]
+    places = sorted({place for each in taken for place in layers.get(each, [])})
+    makers = [found.layers[place].name for place in places] or [
+        slot.name for slot, _, _ in axes if slot is not None
+    ]
     if not makers:
         makers = [
             f"tensor '{name}'"

@@ -154,8 +154,13 @@ class Stage:
     def _whole(self, group: Group) -> int:
         """How many atoms a block of `group` had in the teacher."""
         old = self._origins[int(group.blocks[0][0])][0]
-        homes = (home for home in self._task.groups if old in home.atoms)
-        return next((len(home.blocks[0]) for home in homes), len(group.blocks[0]))
+        return self._sizes.get(old, len(group.blocks[0]))
+
+    @cached_property
+    def _sizes(self) -> dict[int, int]:
+        """For each atom of the teacher that can go, how many a block of its group has there."""
+        groups = self._task.groups
+        return {atom: len(group.blocks[0]) for group in groups for atom in group.atoms.tolist()}
 
 
 def _twins(teacher: Labelling, found: Labelling, gone: Cut) -> dict[int, int]:

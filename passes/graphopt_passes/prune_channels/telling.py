@@ -131,6 +131,7 @@ def details(task: Task, first: Stage, pruned: Pruned, target: Target) -> dict[st
 def _group_rows(task: Task, first: Stage, cut: Cut, *, measured: bool) -> list[dict[str, Any]]:
     """A row for each group: MACs are those of the nodes that shrink with it."""
     budget = Budget(task.teacher, task.found, task.groups, "macs")
+    parts, left = budget.parts(), budget.parts(cut)
     scored = [id(group) for group in first.scored]
     known = dict(zip(scored, first.sensitivities, strict=True)) if measured else {}
     return [
@@ -138,8 +139,8 @@ def _group_rows(task: Task, first: Stage, cut: Cut, *, measured: bool) -> list[d
             "group": group.name,
             "channels": len(group.atoms),
             "kept": cut.count(group.atoms),
-            "macs": budget.part(number),
-            "macs_left": budget.part(number, cut),
+            "macs": parts[number],
+            "macs_left": left[number],
             **({"sensitivity": known[id(group)].middle} if id(group) in known else {}),
         }
         for number, group in enumerate(task.groups)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from graphopt.data.feeds import Feed, input_specs
 from graphopt.ir import constant_tensor, label, measure, stretch
 from graphopt.progress import Progress
-from graphopt.reconstruction import needed_from
+from graphopt.reconstruction import Lives
 from graphopt.runtime.session import Session
 from graphopt.runtime.tap import observed_shapes
 from graphopt_passes.quantize.judge import Judge
@@ -68,6 +68,7 @@ class _Held:
     def __init__(self, model: ir.Model, feeds: list[Feed]) -> None:
         self._model = model.clone()
         self._nodes = list(self._model.graph)
+        self._lives = Lives(self._model)
         self._inputs = feeds
         self._values = feeds
         self._place = 0
@@ -106,7 +107,7 @@ class _Held:
             self._place, self._values = 0, self._inputs
         if place in (self._place, len(self._nodes)):
             return
-        names = sorted(needed_from(self._model, self._nodes[place], after=False))
+        names = sorted(self._lives.needed(self._nodes[place], after=False))
         missing = [name for name in names if name not in self._values[0]]
         session = Session(self._ahead(self._model, missing)) if missing else None
         values: list[Feed] = []

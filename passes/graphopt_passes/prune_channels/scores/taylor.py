@@ -82,10 +82,13 @@ def _reads(task: Task) -> Iterator[_Read]:
 
 def _clear(task: Task, reads: list[_Read], blocked: Mapping[Edge, str]) -> list[_Read]:
     """The reads of the groups that can be scored; the others are declined."""
-    roots = [set(task.found.atoms.roots(read.labels).tolist()) for read in reads]
+    reading: dict[int, list[_Read]] = {}
+    for read in reads:
+        for root in np.unique(task.found.atoms.roots(read.labels)).tolist():
+            reading.setdefault(root, []).append(read)
     clear: dict[Edge, _Read] = {}
     for group in task.groups:
-        mine = [r for r, read in zip(reads, roots, strict=True) if int(group.atoms[0]) in read]
+        mine = reading.get(int(group.atoms[0]), [])
         walls = [blocked[read.edge] for read in mine if read.edge in blocked]
         if walls:
             task.declined[group.name] = f"there is no gradient through {walls[0]}"

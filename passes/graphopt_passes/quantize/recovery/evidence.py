@@ -20,7 +20,9 @@ class QuantizedSides(SideBySide):
         self, reference: ir.Model, model: ir.Model, samples: Samples, limit: int | None
     ) -> None:
         super().__init__(reference, model, samples, limit)
+        # Once, for only constants change ahead: nodes are not added, removed or moved.
         self._twins = {key_of(node): node for node in reference.graph if node.outputs}
+        self._order = {node: place for place, node in enumerate(model.graph)}
         self._known = {str(v.name) for node in reference.graph for v in node.outputs}
 
     def twin(self, node: ir.Node) -> ir.Node | None:
@@ -29,8 +31,7 @@ class QuantizedSides(SideBySide):
 
     def tune(self, pair: Pair, layers: set[ir.Node]) -> tuple[float, float, float] | None:
         """See `best_factor`; None if nothing can be told. `pair` is ahead."""
-        order = {node: place for place, node in enumerate(pair.quantize.graph or ())}
-        names = values_ahead(pair, layers, self._known, order)
+        names = values_ahead(pair, layers, self._known, self._order)
         if not names or not self.streams[1].pass_to(pair.quantize):
             return None
         run = self.streams[1].ahead(names, (str(pair.scale.name),))
