@@ -65,7 +65,7 @@ def calls(function: Callable[[], object]) -> int:
 @pytest.mark.parametrize(
     ("make", "passes", "feed"),
     [
-        (residual, "quantize{tune_ranges=false,equalize=false}", FEED),
+        (residual, "quantize{equalize=false}", FEED),
         (chain, "quantize{round_weights=false,equalize=false}", FEED),
         (residual, "equalize", None),
         (residual, "prune-channels{ratio=0.3}", FEED),

@@ -175,6 +175,24 @@ def test_skips_are_no_shorter_way_to_the_layers_behind(blocks: int, expected: se
     assert set(ranges.values_ahead(pair, layers, known, order)) == expected
 
 
+def test_where_a_block_has_two_layers_the_way_through_both_counts() -> None:
+    """The sum of block 2 is five layers behind x, though its skip is three: there one stops."""
+    body = "s0 = Conv (x, w)" + "".join(
+        f" c{i} = Conv (s{i - 1}, w) d{i} = Conv (c{i}, w) s{i} = Add (d{i}, s{i - 1})"
+        for i in range(1, 9)
+    )
+    model = net(body.replace("s8 =", "y ="), w=(4, 4, 1, 1))
+    quantized = run(model, images(4), **PLAIN).model
+    layers = {node for node in quantized.graph if node.op_type == "Conv"}
+    order = {node: place for place, node in enumerate(quantized.graph)}
+    known = {str(value.name) for node in model.graph for value in node.outputs}
+    expected = {"x": {"c2", "s2"}, "s0": {"d2", "s2"}, "c1": {"c3", "s3"}, "c7": {"y"}}
+    for name, behind in expected.items():
+        pairs = (ranges.Pair.of(n) for n in quantized.graph if n.inputs[0].name == name)
+        pair = next(pair for pair in pairs if pair is not None)
+        assert set(ranges.values_ahead(pair, layers, known, order)) == behind, name
+
+
 def test_biases_in_int32_follow_the_scales() -> None:
     body = "a = Conv (x, v, c) r = Relu (a) d = Conv (r, w, b) e = Relu (d) y = Conv (e, u)"
     model = net(body, v=(6, 4, 3, 3), c=(6,), w=(5, 6, 3, 3), b=(5,), u=(3, 5, 1, 1))

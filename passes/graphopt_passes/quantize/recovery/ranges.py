@@ -80,23 +80,30 @@ def values_ahead(
     depths, found = {start: 0}, dict[str, None]()
     left: list[tuple[int, ir.Node]] = []
     seen: set[ir.Node] = set()
+    near: set[ir.Node] = set()  # of those that are left: they read what is not far enough yet
 
     def follow(value: ir.Value) -> None:
         for node, _ in value.uses():
-            if node in order and node not in seen:
+            if node not in order:
+                continue
+            if depths[value] < AHEAD:
+                near.add(node)
+            if node not in seen:
                 seen.add(node)
                 heappush(left, (order[node], node))
 
     follow(start)
-    while left:
+    while near:
         _, node = heappop(left)
         passed = max(depths.get(value, 0) for value in node.inputs if value is not None)
         for output in node.outputs:
             depths[output] = passed + (node in layers)
-            if depths[output] >= AHEAD or output.is_graph_output():
+            is_end = output.is_graph_output() and depths[output] < AHEAD
+            if node in near and (depths[output] >= AHEAD or is_end):
                 found[str(output.name)] = None
-            else:
+            if not is_end:
                 follow(output)
+        near.discard(node)
     return [name for name in found if name in known]
 
 
