@@ -13,7 +13,6 @@ from graphopt.runtime.session import Session
 
 BUDGET_S = 2.0
 MAX_TURNS = 5
-MIN_TURNS = 3
 TURN_S = 0.02
 MIN_RUNS = 2
 """In a turn."""
@@ -24,7 +23,7 @@ def latencies(models: Sequence[ir.Model], feed: Feed) -> list[float]:
 
     Compare the results with one another, and not with those of another call; see `run_times`.
     """
-    times = run_times(models, feed, seconds=BUDGET_S, most_turns=MAX_TURNS)
+    times = run_times(models, feed, seconds=BUDGET_S, least=1, most=MAX_TURNS)
     return [statistics.median(row) for row in times]
 
 
@@ -33,7 +32,8 @@ def run_times(
     feed: Feed,
     *,
     seconds: float,
-    most_turns: int | None = None,
+    least: int = 3,
+    most: int | None = None,
     threads: int = 0,
 ) -> list[list[float]]:
     """The milliseconds of each run of each of `models` on `feed`.
@@ -44,15 +44,16 @@ def run_times(
     small one 5% and more.
 
     Args:
-        seconds: no turns begin behind that, but for the first `MIN_TURNS` of each.
-        most_turns: of each.
+        seconds: no turns begin behind that, but for the first ones.
+        least: so many turns does each have in any case.
+        most: and no more than so many.
         threads: for one operator; 0 for as many as there are cores.
     """
     sessions = [Session(model, optimize=True, threads=threads) for model in models]
     times: list[list[float]] = [[] for _ in sessions]
     end = time.perf_counter() + seconds
     turns = 0
-    while turns < MIN_TURNS or (turns != most_turns and time.perf_counter() < end):
+    while turns < least or (turns != most and time.perf_counter() < end):
         for session, row in zip(sessions, times, strict=True):
             row += _turn(session, feed)
         turns += 1
