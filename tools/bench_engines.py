@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Any
 
 from engines_report import broken, markdown, remarks, summary
 from onnx_files import digest, onnx_files
-from processes import run_child
+from processes import answer
 
 from graphopt.cli.progress import Bars
 
@@ -37,13 +36,8 @@ TARGETS = ("sm80", "sm86", "sm89", "sm120")
 
 def bench(model: Path, targets: Sequence[str], limit_s: float) -> dict[str, Any]:
     """What `engines_child.py` says of a model, and if it did not come to its end how it failed."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        request = {"model": str(model), "targets": targets, "result": str(result)}
-        command = [sys.executable, str(HERE / "engines_child.py"), json.dumps(request)]
-        failure = run_child(command, limit_s)
-        found: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {}
-        return found if failure is None else {**found, "failure": failure}
+    request = {"model": str(model), "targets": targets}
+    return answer([sys.executable, str(HERE / "engines_child.py")], request, limit_s)
 
 
 def _is_done(row: dict[str, Any], key: dict[str, Any]) -> bool:

@@ -21,13 +21,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from onnx_files import digest, onnx_files
 from precision_report import broken, markdown, summary
-from processes import run_child
+from processes import answer
 
 from graphopt.cli.progress import Bars
 
@@ -36,15 +35,8 @@ HERE = Path(__file__).resolve().parent
 
 def bench(model: Path, limit_s: float, evaluator_s: float) -> dict[str, Any]:
     """What `precision_child.py` says of a model, or how it failed."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        request = {"model": str(model), "limit_s": evaluator_s, "result": str(result)}
-        command = [sys.executable, str(HERE / "precision_child.py"), json.dumps(request)]
-        failure = run_child(command, limit_s)
-        if failure is not None:
-            return {"failure": failure}
-        found: dict[str, Any] = json.loads(result.read_text())
-        return found
+    request = {"model": str(model), "limit_s": evaluator_s}
+    return answer([sys.executable, str(HERE / "precision_child.py")], request, limit_s)
 
 
 def _arguments() -> argparse.Namespace:

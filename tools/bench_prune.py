@@ -23,12 +23,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from onnx_files import digest, onnx_files
-from processes import run_child
+from processes import answer
 from prune_report import STYLES, is_exact, markdown, print_table
 
 from graphopt.cli.progress import Bars
@@ -41,24 +40,13 @@ PEER = "torch-pruning"
 def bench(model: Path, limit_s: float) -> dict[str, Any]:
     """What `prune_child.py` says of a model; or how it failed."""
     request = {"model": str(model), "ratios": RATIOS}
-    return _ask([sys.executable, str(HERE / "prune_child.py")], request, limit_s)
+    return answer([sys.executable, str(HERE / "prune_child.py")], request, limit_s)
 
 
 def bench_peer(python: str, name: str, limit_s: float) -> dict[str, Any]:
     """The same of Torch-Pruning on an architecture of `model_list.py`, at the larger share."""
     request = {"name": name, "ratios": RATIOS[-1:]}
-    return _ask([python, str(HERE / "prune_torch.py")], request, limit_s)
-
-
-def _ask(command: list[str], request: dict[str, Any], limit_s: float) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        text = json.dumps({**request, "result": str(result)})
-        failure = run_child([*command, text], limit_s)
-        if result.exists():
-            found: dict[str, Any] = json.loads(result.read_text())
-            return found
-        return {"failure": failure or "wrote nothing"}
+    return answer([python, str(HERE / "prune_torch.py")], request, limit_s)
 
 
 def _arguments() -> argparse.Namespace:

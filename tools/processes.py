@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 
 def run_child(command: Sequence[str], limit_s: float) -> str | None:
@@ -37,6 +40,20 @@ def run_child(command: Sequence[str], limit_s: float) -> str | None:
         lines = [line.strip() for line in errors.splitlines() if line.strip()]
         return f"error: {lines[-1][:200] if lines else process.returncode}"
     return None
+
+
+def answer(command: Sequence[str], request: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
+    """What `command` writes of `request`, which it gets as JSON, into the file `result` of it.
+
+    How it failed, if it did, is `failure`, beside what it had written until then.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        failure = run_child([*command, json.dumps({**request, "result": str(result)})], limit_s)
+        if result.exists():
+            found: dict[str, Any] = json.loads(result.read_text())
+            return found if failure is None else {**found, "failure": failure}
+        return {"failure": failure or "wrote nothing"}
 
 
 class NotRunningError(Exception):
