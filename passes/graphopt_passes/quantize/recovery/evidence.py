@@ -20,7 +20,7 @@ class QuantizedSides(SideBySide):
         self, reference: ir.Model, model: ir.Model, samples: Samples, limit: int | None
     ) -> None:
         super().__init__(reference, model, samples, limit)
-        # Once, for only constants change ahead: nodes are not added, removed or moved.
+        # They stay right: only constants change from here on, no node comes, goes or moves.
         self._twins = {key_of(node): node for node in reference.graph if node.outputs}
         self._order = {node: place for place, node in enumerate(model.graph)}
         self._known = {str(v.name) for node in reference.graph for v in node.outputs}
